@@ -1,0 +1,23 @@
+"""Who is calling."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Principal", "Via"]
+
+Via = Literal["bearer", "cookie", "ticket"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A caller whose credentials were verified.
+
+    `owner` is `issuer_alias|sub`: the alias keeps the subjects of two issuers apart. `expires_at` (epoch seconds) is
+    when the credentials end, and with them every stream opened by them. `session` is set for a ticket only: the one
+    session that it opens.
+    """
+
+    owner: str
+    expires_at: float | None
+    via: Via
+    session: str | None = None

@@ -1,0 +1,171 @@
+"""The routes of the library: mount them in any Starlette or FastAPI application.
+
+They cannot be built without `authorize`: knowing *who* asks is not knowing *whose* session it is.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from rowcast.cursor import Cursor
+from rowcast.errors import InvalidRequest, NotAcceptable, RowcastError, Unavailable
+from rowcast.event import ResyncReason
+from rowcast.http.admission import Admission
+from rowcast.http.auth import Principal
+from rowcast.http.errors import VARY, refusal, trace_id_of
+from rowcast.http.poll import PollSettings, poll_session
+from rowcast.http.stream import Stream, StreamSettings
+from rowcast.http.tickets import Tickets
+from rowcast.hub import Hub, Joined
+
+__all__ = ["Authorize", "Live", "live_routes"]
+
+Authorize = Callable[[HTTPConnection, str], Awaitable[Principal]]
+"""Says who asks for a session, given as its id. Raises `Unauthorized`, or `NotFound` when it is not the caller's."""
+
+_HEARTBEAT_MS = (1000, 60_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """What the routes stand on: the hub, who may see what, and how much of it."""
+
+    hub: Hub
+    authorize: Authorize
+    admission: Admission = field(default_factory=Admission)
+    stream: StreamSettings = field(default_factory=StreamSettings)
+    poll: PollSettings = field(default_factory=PollSettings)
+    tickets: Tickets | None = None
+
+
+def live_routes(
+    hub: Hub,
+    authorize: Authorize,
+    *,
+    stream_path: str = "/sse/{session_id}",
+    poll_path: str = "/session/{session_id}/rows",
+    admission: Admission | None = None,
+    stream: StreamSettings | None = None,
+    poll: PollSettings | None = None,
+    tickets: Tickets | None = None,
+) -> list[Route]:
+    """Return the routes for the stream, its tickets (if `tickets` are given) and the poll.
+
+    Both paths must have the parameter `session_id`. `app.routes.extend(...)` adds them to an application.
+    """
+    live = Live(
+        hub=hub,
+        authorize=authorize,
+        admission=admission or Admission(),
+        stream=stream or StreamSettings(),
+        poll=poll or PollSettings(),
+        tickets=tickets,
+    )
+    routes = [
+        Route(stream_path, _Endpoint(live, _stream), methods=["GET"], name="rowcast-stream"),
+        Route(poll_path, _Endpoint(live, _poll), methods=["GET"], name="rowcast-poll"),
+    ]
+    if tickets is not None:
+        routes.append(Route(f"{stream_path}/ticket", _Endpoint(live, _ticket), methods=["POST"], name="rowcast-ticket"))
+    return routes
+
+
+Answer = Callable[[Live, Request, str, Principal, Receive, Send], Awaitable[Response | None]]
+
+
+class _Endpoint:
+    """An ASGI application for one route: who, whose, then the answer; whatever is refused gets the one error body."""
+
+    def __init__(self, live: Live, answer: Answer) -> None:
+        self._live = live
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            session = request.path_params["session_id"]
+            principal = await self._live.authorize(request, session)
+            session = self._live.hub.watch.parse_session(session)
+            response = await self._answer(self._live, request, session, principal, receive, send)
+        except RowcastError as error:
+            response = refusal(request, error)
+            self._live.hub.metrics.refused(getattr(error, "reason", "unavailable"))
+        if response is not None:
+            await response(scope, receive, send)
+
+
+async def _poll(
+    live: Live, request: Request, session: str, principal: Principal, receive: Receive, send: Send
+) -> Response:
+    return await poll_session(live.hub, session, principal.owner, request, settings=live.poll, admission=live.admission)
+
+
+async def _ticket(
+    live: Live, request: Request, session: str, principal: Principal, receive: Receive, send: Send
+) -> Response:
+    assert live.tickets is not None
+    ticket = live.tickets.issue(principal, session)
+    url = request.url.path.removesuffix("/ticket") + f"?ticket={ticket.token}"
+    body = {"ticket": ticket.token, "url": url, "expires_at": round(ticket.expires_at, 3)}
+    body["expires_in_ms"] = max(0, round((ticket.expires_at - live.hub.clock()) * 1000))
+    headers = {"Cache-Control": "no-store", "Vary": VARY, "X-Request-Id": trace_id_of(request)}
+    return JSONResponse(body, 201, headers)
+
+
+async def _stream(
+    live: Live, request: Request, session: str, principal: Principal, receive: Receive, send: Send
+) -> Response | None:
+    _check_accept(request)
+    heartbeat_ms = _heartbeat_ms(request)
+    if live.hub.is_draining:
+        raise Unavailable("The server is shutting down; connect again.", code="draining")
+    since, reason = _position(request)
+    with live.admission.admit(principal.owner):
+        stream = Stream(
+            live.hub,
+            session,
+            principal,
+            settings=replace(live.stream, heartbeat_ms=heartbeat_ms or live.stream.heartbeat_ms),
+            stream_id=trace_id_of(request),
+            knows_protocol="proto" in request.query_params,
+        )
+        try:
+            joined = await stream.join(since, reason)
+            if request.query_params.get("until") == "terminal" and await _is_over(live, session, joined):
+                return Response(None, 204, {"X-Request-Id": trace_id_of(request), "Vary": VARY})
+            await stream.run(joined, since, receive, send)
+        finally:
+            stream.leave()
+    return None
+
+
+async def _is_over(live: Live, session: str, joined: Joined) -> bool:
+    read = joined.read if joined.read.full else await live.hub.reader.session(session)
+    return bool(read.states) and all(state.terminal for state in read.states)
+
+
+def _position(request: Request) -> tuple[Cursor | None, ResyncReason | None]:
+    text = request.headers.get("last-event-id") or request.query_params.get("cursor") or ""
+    if not text:
+        return None, None
+    since = Cursor.parse(text)
+    return since, None if since is not None else "bad_cursor"
+
+
+def _heartbeat_ms(request: Request) -> int | None:
+    text = request.query_params.get("hb")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise InvalidRequest("hb must be a whole number of milliseconds")
+    return min(max(int(text), _HEARTBEAT_MS[0]), _HEARTBEAT_MS[1])
+
+
+def _check_accept(request: Request) -> None:
+    accepted = [part.split(";")[0].strip().lower() for part in request.headers.get("accept", "*/*").split(",")]
+    if not any(kind in ("*/*", "text/*", "text/event-stream", "") for kind in accepted):
+        raise NotAcceptable

@@ -1,0 +1,116 @@
+"""Connections to PostgreSQL: the DSN as people write it, names that `pg_stat_activity` shows, and clear refusals."""
+
+import re
+import shlex
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+import asyncpg
+
+from rowcast.errors import ConfigurationError, DatabaseUnavailable
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+
+__all__ = ["OLDEST_POSTGRES", "connect", "create_pool", "normalise_dsn", "translated"]
+
+OLDEST_POSTGRES = 14
+_DRIVER = re.compile(r"postgres(?:ql)?(?:\+\w+)?://")
+
+
+def normalise_dsn(dsn: str) -> str:
+    """Return `dsn` as the URI that asyncpg reads.
+
+    Accepts libpq URIs, the URLs of SQLAlchemy (`postgresql+asyncpg://`), and libpq's `key=value` form.
+    Raises `ConfigurationError` for anything else; the message never repeats the DSN, which may hold a password.
+    """
+    text = dsn.strip()
+    if match := _DRIVER.match(text):
+        return "postgresql://" + text[match.end() :]
+    if "://" not in text and "=" in text:
+        try:
+            pairs = dict(part.split("=", 1) for part in shlex.split(text))
+        except ValueError:
+            raise ConfigurationError(
+                "the DSN cannot be read; write it as postgresql://user:password@host:5432/name"
+            ) from None
+        return _uri(pairs)
+    raise ConfigurationError("the DSN cannot be read; write it as postgresql://user:password@host:5432/name")
+
+
+def _uri(pairs: Mapping[str, str]) -> str:
+    rest = dict(pairs)
+    user, password = rest.pop("user", ""), rest.pop("password", "")
+    database = rest.pop("dbname", "")
+    login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
+    return f"postgresql://{login}{'@' if login else ''}/{quote(database, safe='')}?{urlencode(rest)}"
+
+
+async def connect(dsn: str, *, application_name: str, timeout_seconds: float = 10) -> "Connection":
+    """Open one connection. Raises `DatabaseUnavailable` or `ConfigurationError`, each with its cure."""
+    with translated():
+        connection = await asyncpg.connect(
+            normalise_dsn(dsn), timeout=timeout_seconds, server_settings={"application_name": application_name}
+        )
+    _keep_alive(connection)
+    if connection.get_server_version().major < OLDEST_POSTGRES:
+        await connection.close(timeout=1)
+        found = connection.get_server_version().major
+        raise ConfigurationError(f"PostgreSQL {found} is too old: {OLDEST_POSTGRES} or newer is needed")
+    return connection
+
+
+async def create_pool(dsn: str, *, application_name: str, max_size: int) -> "Pool":
+    """Return a pool that opens its first connection when it is first used: a server starts without a database."""
+    return await asyncpg.create_pool(
+        normalise_dsn(dsn),
+        min_size=0,
+        max_size=max_size,
+        timeout=10,
+        command_timeout=30,
+        max_inactive_connection_lifetime=60,
+        server_settings={"application_name": application_name},
+    )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what asyncpg and the sockets raise into Rowcast's own exceptions, with the cure in the message."""
+    try:
+        yield
+    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        raise ConfigurationError(f"PostgreSQL refused the login: {error}") from error
+    except asyncpg.InvalidCatalogNameError as error:
+        raise ConfigurationError(f"{error}; create it with createdb, or correct the DSN") from error
+    except (
+        asyncpg.UndefinedTableError,
+        asyncpg.UndefinedFunctionError,
+        asyncpg.UndefinedColumnError,
+        asyncpg.InvalidSchemaNameError,
+    ) as error:
+        raise ConfigurationError(f"the database is not migrated ({error}); run `rowcast migrate`") from error
+    except (
+        OSError,
+        TimeoutError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.InterfaceError,
+        asyncpg.OperatorInterventionError,
+        asyncpg.TooManyConnectionsError,
+    ) as error:
+        raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {str(error) or type(error).__name__}") from error
+
+
+def _keep_alive(connection: "Connection") -> None:
+    """Let the kernel notice a peer that vanished: asyncpg has no option for it."""
+    transport: Any = getattr(connection, "_transport", None)
+    link = transport.get_extra_info("socket") if transport is not None else None
+    if link is None or link.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, seconds in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)

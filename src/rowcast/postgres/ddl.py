@@ -1,0 +1,54 @@
+"""The SQL that makes a table watchable, and the SQL that takes it back.
+
+Version 1 of the files is what migrations of released versions run, so it never changes: a change is a version 2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rowcast.postgres.statements import document, load, values_of
+from rowcast.watch import Watch
+
+__all__ = ["Step", "install_steps", "uninstall_steps"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Statements that belong together: one transaction, or none at all (`CREATE INDEX CONCURRENTLY` demands that)."""
+
+    statements: tuple[str, ...]
+    in_transaction: bool = True
+
+
+def install_steps(watch: Watch, *, concurrently: bool = True) -> Sequence[Step]:
+    """Return what makes the table of `watch` watchable; running it again changes nothing but the epoch.
+
+    Locks on the table are asked for with a short time-out and again, so that writers never queue behind the
+    migration for more than 0.2 s. `concurrently=False` builds the index in the transaction: for empty tables, and for
+    partitioned ones, whose index PostgreSQL cannot build concurrently.
+    """
+    values = _values(watch, concurrently=concurrently)
+    shared, own, begin = load("v1/install.sql"), load("v1/watch.sql", values), load("v1/steps.sql", values)
+    return (
+        Step((*shared.values(), own["check"], begin["lock"], own["columns"], own["register"])),
+        Step((begin["drop_invalid_index"], own["index"]), in_transaction=not concurrently),
+        Step((own["stamp_function"], own["notify_function"], begin["lock"], own["triggers"], own["epoch"])),
+    )
+
+
+def uninstall_steps(watch: Watch, *, concurrently: bool = True) -> Sequence[Step]:
+    """Return what takes triggers, columns, index and memory of `watch` away again."""
+    values = _values(watch, concurrently=concurrently)
+    own, lock = load("v1/unwatch.sql", values), load("v1/steps.sql", values)["lock"]
+    return (
+        Step((lock, own["triggers"])),
+        Step((own["index"],), in_transaction=not concurrently),
+        Step((lock, own["columns"], load("v1/uninstall.sql")["everything"])),
+    )
+
+
+def _values(watch: Watch, *, concurrently: bool) -> dict[str, str]:
+    values = values_of(watch, concurrently=concurrently)
+    values["document"] = document(watch, "NEW")
+    values["stamp_wide"] = values["stamp_wide"].replace("<<table>>", values["table"])
+    return values

@@ -1,0 +1,152 @@
+"""One connection that LISTENs for a whole process, and proves all the time that it still hears.
+
+The proof is a probe: a notification to itself, on a channel of its own but through the same queue. One round trip
+shows that LISTEN works (a pooler accepts it and swallows everything), and since the probe stands in line behind all
+that was committed before, its horizon may be adopted when it arrives.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from rowcast.backoff import Backoff
+from rowcast.errors import ConfigurationError, DatabaseUnavailable, ReadOnlyDatabase, RowcastError
+from rowcast.hub import Hub
+from rowcast.postgres.connection import connect, translated
+from rowcast.postgres.notification import parse
+from rowcast.watch import Watch
+
+if TYPE_CHECKING:
+    from rowcast.postgres.connection import Connection
+
+__all__ = ["Listener"]
+
+logger = logging.getLogger(__name__)
+
+_PROBE = "SELECT pg_notify($1, pg_snapshot_xmin(pg_current_snapshot())::text || ' ' || $2)"
+
+
+class Listener:
+    """The `Source` of a hub that hears what the trigger notifies.
+
+    `probe_seconds` is both how often it probes and how long it waits for each probe; two misses in a row, and the
+    connection is given up. `dsn` must lead to the primary without a pooler in transaction mode between.
+    """
+
+    def __init__(self, dsn: str, watch: Watch, *, probe_seconds: float = 5) -> None:
+        self._dsn = dsn
+        self._watch = watch
+        self._probe_seconds = probe_seconds
+        self._backoff = Backoff(first_seconds=0.05, cap_seconds=0.5, random=random.random)
+        self._probes: dict[str, asyncio.Future[int]] = {}
+        self._connection: Connection | None = None
+        self._in_use = asyncio.Lock()
+        self._hub: Hub | None = None
+
+    async def run(self, hub: Hub) -> None:
+        """Listen, and reconnect for ever."""
+        self._hub = hub
+        while True:
+            try:
+                await self._listen(hub)
+            except RowcastError as error:
+                logger.warning("the listener lost the database", extra={"reason": str(error)})
+            except Exception:
+                logger.exception("the listener failed")
+            finally:
+                hub.lose()
+            await asyncio.sleep(self._backoff.next_seconds())
+
+    async def flush(self) -> None:
+        """Send a probe and wait for it: whatever was committed before has been handed over then."""
+        connection = self._connection
+        if connection is None:
+            raise DatabaseUnavailable("nothing is heard")
+        try:
+            await self._probe(connection)
+        except TimeoutError:
+            raise DatabaseUnavailable("a probe was not heard") from None
+
+    async def _listen(self, hub: Hub) -> None:
+        connection = await connect(self._dsn, application_name="rowcast-listener")
+        try:
+            with translated():
+                if await connection.fetchval("SELECT pg_is_in_recovery()"):
+                    raise ReadOnlyDatabase
+                await connection.add_listener(self._watch.channel, self._heard)
+                await connection.add_listener(self._watch.probe_channel, self._probe_returned)
+            horizon = await self._first_probe(connection)
+            await hub.regain(horizon)
+            self._connection = connection
+            self._backoff.reset()
+            logger.info("listening", extra={"channel": self._watch.channel})
+            await self._keep_probing(connection, hub)
+        finally:
+            self._connection = None
+            # `close()` would wait for a peer that may be gone, and `is_closed()` does not know.
+            connection.terminate()
+
+    async def _first_probe(self, connection: "Connection") -> int:
+        try:
+            return await self._probe(connection)
+        except TimeoutError:
+            raise ConfigurationError(
+                "LISTEN was accepted, but nothing is heard: is there a pooler in transaction mode (such as PgBouncer)"
+                " in between? Set ROWCAST_LISTEN_DATABASE_URL to a direct address of the primary"
+            ) from None
+
+    async def _keep_probing(self, connection: "Connection", hub: Hub) -> None:
+        gone = asyncio.Event()
+        connection.add_termination_listener(lambda _: gone.set())
+        misses = 0
+        while misses < 2:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(gone.wait(), self._probe_seconds)
+                raise DatabaseUnavailable("the connection was closed")
+            started = time.monotonic()
+            try:
+                hub.advance(await self._probe(connection))
+                hub.metrics.probed(time.monotonic() - started)
+                misses = 0
+            except TimeoutError:
+                misses += 1
+        raise DatabaseUnavailable("two probes in a row were not heard")
+
+    async def _probe(self, connection: "Connection") -> int:
+        nonce = secrets.token_hex(8)
+        heard: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._probes[nonce] = heard
+        try:
+            async with asyncio.timeout(self._probe_seconds):
+                with translated():
+                    async with self._in_use:
+                        await connection.fetchval(_PROBE, self._watch.probe_channel, nonce)
+                return await heard
+        finally:
+            del self._probes[nonce]
+
+    def _probe_returned(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        horizon, _, nonce = str(payload).partition(" ")
+        heard = self._probes.get(nonce)
+        if heard is not None and not heard.done():
+            heard.set_result(int(horizon))
+
+    def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        hub = self._hub
+        assert hub is not None
+        try:
+            notification = parse(self._watch, str(payload))
+        except (ValueError, RecursionError):
+            hub.metrics.notification("malformed")
+            logger.warning("a notification was not understood", extra={"channel": self._watch.channel})
+            return
+        if notification.state is not None:
+            hub.publish(notification.state, notification.horizon)
+        elif notification.session is not None:
+            hub.reread(notification.session)
+        else:
+            hub.truncated()

@@ -1,0 +1,39 @@
+"""What the trigger says on the channel, read with distrust: any role of the database may forge it."""
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from rowcast.event import RowState
+from rowcast.watch import Watch
+
+__all__ = ["Notification", "parse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One notification: a new state, a session that has to be read again, or a table that was truncated."""
+
+    kind: Literal["state", "reread", "truncated"]
+    horizon: int
+    state: RowState | None = None
+    session: str | None = None
+
+
+def parse(watch: Watch, payload: str) -> Notification:
+    """Return what `payload` says. Raises ValueError for anything that the trigger would not have sent."""
+    document = json.loads(payload)
+    if not isinstance(document, dict):
+        raise ValueError("not an object")
+    horizon = document.pop("horizon", None)
+    if not isinstance(horizon, str) or not horizon.isascii() or not horizon.isdigit() or len(horizon) > 20:
+        raise ValueError("no horizon")
+    if document.get("truncated") is True:
+        return Notification("truncated", int(horizon))
+    if document.get("reread") is True:
+        session = document.get(watch.session)
+        if not isinstance(session, str):
+            raise ValueError("no session")
+        return Notification("reread", int(horizon), session=session)
+    removed = document.pop("removed", False) is True
+    return Notification("state", int(horizon), state=RowState.from_document(watch, document, removed=removed))

@@ -1,0 +1,68 @@
+"""Guests: visitors without an account, who own what they start."""
+
+import time
+from collections import deque
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from rowcast import NotFound, RateLimited, Unauthorized
+from rowcast.http import guest_cookie, needs_secure_cookie
+from rowcast.service.api.context import Services
+from rowcast.service.api.models import GuestToken
+
+__all__ = ["COOKIE", "GuestRate", "router"]
+
+COOKIE = "rowcast_token"
+
+router = APIRouter(tags=["auth"])
+
+
+class GuestRate:
+    """How many guests an address may make: a sliding minute, for a bounded number of addresses."""
+
+    def __init__(self, per_minute: int, *, most_addresses: int = 10_000) -> None:
+        self._per_minute = per_minute
+        self._most_addresses = most_addresses
+        self._times: dict[str, deque[float]] = {}
+
+    def check(self, address: str) -> None:
+        """Count one. Raises `RateLimited` when the minute is full."""
+        now = time.monotonic()
+        times = self._times.pop(address, None) or deque(maxlen=self._per_minute)
+        self._times[address] = times
+        while len(self._times) > self._most_addresses:
+            del self._times[next(iter(self._times))]
+        if len(times) == self._per_minute and now - times[0] < 60:
+            raise RateLimited("Too many guests from this address; wait a minute.")
+        times.append(now)
+
+
+@router.post("/api/auth/guest", status_code=201, response_model=GuestToken)
+async def become_guest(request: Request, service: Services) -> Response:
+    """Get a guest token, also as a cookie; a guest who still has a good cookie stays who they are."""
+    if not service.settings.guest_enabled:
+        raise NotFound
+    secure = needs_secure_cookie(request)
+    if COOKIE in request.cookies:
+        try:
+            known = await service.authenticator.verify_any_token(request)
+        except Unauthorized:
+            pass  # it ran out, or was another server's
+        else:
+            return JSONResponse({"token": None, "expires_at": round(known.expires_at or 0, 3)}, 200, _NO_STORE)
+    request.app.state.guest_rate.check(request.client.host if request.client else "")
+    token, guest = service.guests.issue()
+    response = JSONResponse({"token": token, "expires_at": round(guest.expires_at or 0, 3)}, 201, _NO_STORE)
+    cookie = guest_cookie(COOKIE, token, service.settings.guest_ttl_seconds, secure=secure)
+    response.headers.append("Set-Cookie", cookie)
+    return response
+
+
+@router.get("/.well-known/jwks.json")
+async def get_public_keys(service: Services) -> Response:
+    """The public keys of the tokens issued here."""
+    return JSONResponse(service.signing_key.jwks(), headers={"Cache-Control": "public, max-age=300"})
+
+
+_NO_STORE = {"Cache-Control": "no-store"}

@@ -1,0 +1,182 @@
+"""Bodies of the API, as its callers read and write them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from rowcast.service.store.law import Status
+
+__all__ = [
+    "GuestToken", "NewRequest", "NewSession", "Problem", "QueryMetadata", "Question", "RequestChange",
+    "RequestDetail", "RequestState", "SessionBody", "SessionChange", "SessionPage", "SessionRows", "StreamTicket",
+]  # fmt: skip
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain NUL")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Instant = Annotated[float, Field(description="Epoch seconds, rounded to milliseconds.")]
+Uuid = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+
+
+class Body(BaseModel):
+    """A body that callers send: unknown fields are refused, so that a typo is not a silent no-op."""
+
+    model_config = ConfigDict(extra="forbid", str_max_length=65_536)
+
+
+class NewSession(Body):
+    """What a session is called."""
+
+    name: Annotated[Text, Field(max_length=200)] = ""
+    tags: Annotated[list[Annotated[Text, Field(min_length=1, max_length=50)]], Field(max_length=20)] = []
+
+
+class SessionChange(Body):
+    """What to change about a session; what is not named stays."""
+
+    name: Annotated[Text, Field(max_length=200)] | None = None
+    tags: Annotated[list[Annotated[Text, Field(min_length=1, max_length=50)]], Field(max_length=20)] | None = None
+
+
+class NewRequest(Body):
+    """What to ask, and whom: `handler` is a name of the entry-point group `rowcast.handlers`."""
+
+    request: Annotated[Text, Field(min_length=1)]
+    handler: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] = "questions"
+
+
+class RequestChange(Body):
+    """A rating or review (null takes it back), or the wish to run again what has ended."""
+
+    rating: Annotated[int, Field(ge=-1, le=5)] | None = None
+    review: Annotated[Text, Field(max_length=4000)] | None = None
+    retry: bool = False
+
+
+class Problem(BaseModel):
+    """The body of every error."""
+
+    error: str
+    code: str
+    trace_id: str
+
+
+class SessionBody(BaseModel):
+    """A session."""
+
+    session_id: Uuid
+    name: str
+    tags: list[str]
+    created_at: Instant
+    updated_at: Instant
+    request_count: int
+
+
+class SessionPage(BaseModel):
+    """Some sessions, newest first; `next` is the `after` of the following page, or null at the end."""
+
+    sessions: list[SessionBody]
+    next: str | None
+
+
+class RequestState(BaseModel):
+    """What is told about a request by stream and poll."""
+
+    request_id: Uuid
+    session_id: Uuid
+    status: Annotated[Status | str, Field(description="An open set: expect states you do not know.")]
+    updated_at: Instant
+    has_response: bool
+    has_error: bool
+    sequence_number: int
+    version: Annotated[int, Field(ge=1, lt=2**53, description="Grows with every change of the row, within an epoch.")]
+    terminal: Annotated[bool, Field(description="Nothing more will come, short of a retry.")]
+
+
+class RequestCreated(RequestState):
+    """A request that was just written."""
+
+    request: str
+
+
+class RequestDetail(RequestCreated):
+    """A request with its answer."""
+
+    handler: str
+    response: str | None
+    error: str | None
+    rating: int | None
+    review: str | None
+    created_at: Instant
+    query_ids: list[Uuid]
+
+
+class RemovedRow(BaseModel):
+    """A request that is gone."""
+
+    request_id: Uuid
+    version: int
+
+
+class PollHint(BaseModel):
+    """How often to ask, and how long a poll may be held."""
+
+    interval_ms: int
+    max_wait_s: int
+
+
+class SessionRows(BaseModel):
+    """A session's requests: all of them (`full`), or what changed since the cursor of the query (`delta`)."""
+
+    session_id: Uuid
+    epoch: str
+    cursor: str
+    mode: Literal["full", "delta"]
+    requests: list[RequestState]
+    removed: list[RemovedRow]
+    poll: PollHint
+
+
+class StreamTicket(BaseModel):
+    """Opens one session's stream without a header or cookie, for a short while, as often as the browser reconnects."""
+
+    ticket: str
+    url: str
+    expires_at: Instant
+    expires_in_ms: int
+
+
+class GuestToken(BaseModel):
+    """A guest's token; null when the cookie that was sent along is still good and was kept."""
+
+    token: str | None
+    expires_at: Instant
+
+
+class QueryMetadata(BaseModel):
+    """Metadata of a query that a request ran."""
+
+    query_id: Uuid
+    request_id: Uuid
+    sql: str
+    columns: list[dict[str, str]]
+    row_count: int | None
+    summary: str
+    created_at: Instant
+    duration_ms: int
+    error: str | None
+
+
+class Question(BaseModel):
+    """A question that the built-in handler can answer."""
+
+    name: str
+    title: str
+    description: str
+    parameters: list[dict[str, Any]]
+    example: str

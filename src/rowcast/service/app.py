@@ -1,0 +1,206 @@
+"""The composition: every part of the service is made here, from settings, and nowhere else."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.resources import files
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
+
+from rowcast import NotFound, RowcastError, Unavailable
+from rowcast.http import (
+    Admission,
+    Authenticator,
+    BodyLimit,
+    GuestTokens,
+    Issuer,
+    PollSettings,
+    Principal,
+    SafeHeaders,
+    SigningKey,
+    StreamSettings,
+    Tickets,
+    cors_options,
+    drain_on_signals,
+    live_routes,
+    problem,
+    refusal,
+)
+from rowcast.postgres import postgres_hub
+from rowcast.prometheus import PrometheusMetrics
+from rowcast.service import api
+from rowcast.service.api.auth import COOKIE, GuestRate
+from rowcast.service.api.context import Service, parse_uuid
+from rowcast.service.api.openapi import describe
+from rowcast.service.leases import end_lost_requests
+from rowcast.service.logs import redact_access_log
+from rowcast.service.settings import Settings
+from rowcast.service.store import REQUESTS, Queries, Requests, Sessions
+from rowcast.service.store.database import Database
+from rowcast.service.store.work import Work
+
+__all__ = ["create_app"]
+
+STREAM_PATH = "/api/sse/{session_id}"
+POLL_PATH = "/api/session/{session_id}/requests"
+
+logger = logging.getLogger(__name__)
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+}
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; it opens connections when its lifespan begins, not before."""
+    service = _service(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        redact_access_log()
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(service.database)
+            await stack.enter_async_context(service.hub)
+            stack.enter_context(drain_on_signals(service.hub, call_soon=loop.call_soon_threadsafe))
+            work = Work(service.database, lease_seconds=settings.lease_seconds)
+            leases = asyncio.create_task(end_lost_requests(work))
+            stack.callback(leases.cancel)
+            yield
+
+    app = FastAPI(
+        title="Rowcast",
+        version="0.1.0",
+        summary="Commit a row in PostgreSQL, and every browser allowed to see it knows within milliseconds.",
+        lifespan=lifespan,
+        middleware=_middleware(settings),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+    )
+    app.state.service = service
+    app.state.guest_rate = GuestRate(settings.guest_per_minute)
+    app.add_exception_handler(RowcastError, _answer_refusal)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(Exception, _answer_broken)
+    for router in (api.sessions, api.requests, api.queries, api.auth, api.health):
+        app.include_router(router)
+    app.router.routes.extend(_live_routes(service))
+    app.mount("/", StaticFiles(directory=str(files("rowcast.service") / "web"), html=True), name="page")
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    return app
+
+
+def _service(settings: Settings) -> Service:
+    database = Database(settings.database_url, max_connections=settings.database_connections)
+    key = SigningKey.generate()
+    if settings.signing_key_file is not None:
+        # The first process to start makes the key; all others, and all later starts, find it.
+        key = key.save(settings.signing_key_file)
+    issuers = [Issuer(**issuer.model_dump()) for issuer in settings.issuers]
+    return Service(
+        settings=settings,
+        hub=postgres_hub(
+            settings.database_url,
+            REQUESTS,
+            listen_dsn=settings.listen_database_url or None,
+            metrics=PrometheusMetrics(),
+            probe_seconds=settings.probe_seconds,
+            sweep_seconds=settings.sweep_seconds,
+        ),
+        database=database,
+        sessions=Sessions(database),
+        requests=Requests(database),
+        queries=Queries(database),
+        authenticator=Authenticator(
+            issuers=issuers,
+            signing_key=key,
+            accept_guests=settings.guest_enabled,
+            cookie_name=COOKIE,
+            allowed_origins=settings.allowed_origins,
+        ),
+        signing_key=key,
+        guests=GuestTokens(key, ttl_seconds=settings.guest_ttl_seconds),
+        admission=Admission(per_owner=settings.streams_per_owner, per_process=settings.streams_per_process),
+        poll=PollSettings(
+            open_interval_ms=settings.poll_interval_ms, terminal_interval_ms=settings.poll_idle_interval_ms
+        ),
+    )
+
+
+def _live_routes(service: Service) -> list[Route]:
+    settings = service.settings
+
+    async def authorize(connection: HTTPConnection, session: str) -> Principal:
+        is_stream = connection.scope["path"].startswith("/api/sse/") and not connection.scope["path"].endswith(
+            "/ticket"
+        )
+        if is_stream and not settings.sse_enabled:
+            raise Unavailable("Streams are switched off; poll instead.", code="switched_off")
+        if is_stream:
+            principal = await service.authenticator.verify_any_token_or_ticket(connection, session=session.lower())
+        else:
+            principal = await service.authenticator.verify_any_token(connection)
+        await service.sessions.check_owner(principal.owner, parse_uuid(session, "session_id"))
+        return principal
+
+    return list(
+        live_routes(
+            service.hub,
+            authorize,
+            stream_path=STREAM_PATH,
+            poll_path=POLL_PATH,
+            admission=service.admission,
+            stream=StreamSettings(
+                heartbeat_ms=settings.heartbeat_ms,
+                max_age_seconds=settings.max_stream_age_seconds,
+                write_timeout_seconds=settings.write_timeout_seconds,
+                drain_seconds=settings.drain_seconds,
+            ),
+            poll=service.poll,
+            tickets=Tickets(service.signing_key, ttl_seconds=settings.ticket_ttl_seconds),
+        )
+    )
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    middleware = [Middleware(SafeHeaders, headers=_HEADERS), Middleware(BodyLimit)]
+    if settings.allowed_origins:
+        middleware.insert(0, Middleware(CORSMiddleware, **cors_options(settings.allowed_origins)))
+    return middleware
+
+
+async def _answer_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RowcastError)
+    return refusal(request, error)
+
+
+async def _answer_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = (f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
+    return problem(request, 422, "invalid_body", "; ".join(problems)[:1000])
+
+
+async def _answer_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return refusal(request, NotFound())
+    answer = problem(request, error.status_code, f"http_{error.status_code}", str(error.detail))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _answer_broken(request: Request, error: Exception) -> Response:
+    return problem(request, 500, "internal", "Internal server error")

@@ -1,0 +1,110 @@
+"""Every setting of the service, read from the environment in this one place."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from rowcast import ConfigurationError
+
+__all__ = ["IssuerSettings", "Settings", "load_settings"]
+
+PREFIX = "ROWCAST_"
+
+
+class IssuerSettings(BaseModel):
+    """An issuer of user tokens: where its keys are, and what its tokens must say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alias: str = Field(description="Short name; owners are stored as `alias|sub`.")
+    issuer: str = Field(description="The `iss` claim, exactly.")
+    audience: str = Field(description="The `aud` claim.")
+    jwks_url: str | None = Field(None, description="HTTPS address of its public keys.")
+    public_key: str | None = Field(None, description="A public key in PEM form, instead of `jwks_url`.")
+    algorithms: tuple[str, ...] = Field(("RS256", "ES256", "EdDSA"), description="Signature algorithms to accept.")
+
+
+class Settings(BaseSettings):
+    """The settings of the service; each is an environment variable with the prefix `ROWCAST_`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", populate_by_name=True)
+
+    database_url: str = Field("", description="The primary, as a libpq URI or SQLAlchemy URL. A pooler is fine here.")
+    listen_database_url: str = Field(
+        "",
+        description="Where to LISTEN, if the database URL leads through a pooler; must be the same primary, directly.",
+    )
+    database_connections: int = Field(8, ge=1, le=200, description="Connections of one process for requests and reads.")
+
+    host: str = Field("127.0.0.1", description="Address to bind.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to bind.")
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Other origins whose pages may call with cookies or tokens, comma-separated; never `*`."
+    )
+    forwarded_allow_ips: str = Field(
+        "127.0.0.1", description="Proxies whose X-Forwarded-* headers are believed, comma-separated."
+    )
+
+    signing_key_file: Path | None = Field(
+        None, description="Ed25519 private key (PEM) for guest tokens and tickets, shared by all workers."
+    )
+    guest_enabled: bool = Field(False, description="Whether anybody may get a guest token.")
+    guest_ttl_seconds: int = Field(86_400, ge=60, le=31_536_000, description="How long a guest token lasts.")
+    guest_per_minute: int = Field(10, ge=1, description="Guest tokens a minute and address.")
+    ticket_ttl_seconds: int = Field(60, ge=5, le=600, description="How long a stream ticket lasts.")
+    issuers: tuple[IssuerSettings, ...] = Field((), description="Issuers of user tokens, as a JSON list.")
+
+    sse_enabled: bool = Field(
+        True,
+        validation_alias=AliasChoices("ROWCAST_SSE_ENABLED", "ENABLE_SSE_ENDPOINT"),
+        description="Whether streams are served at all; polling always is.",
+    )
+    heartbeat_ms: int = Field(5000, ge=1000, le=60_000, description="Silence after which a stream shows life.")
+    max_stream_age_seconds: float = Field(3600, gt=0, description="Age at which a stream is ended, ± 10 %.")
+    write_timeout_seconds: float = Field(20, gt=0, description="How long a blocked write may take.")
+    drain_seconds: float = Field(5, ge=0, le=300, description="Window over which clients return after a shutdown.")
+    streams_per_owner: int = Field(20, ge=1, description="Streams and held polls one user may have open in a process.")
+    streams_per_process: int | None = Field(
+        None, ge=1, description="Streams and held polls of a process; by default 80 % of its descriptor limit."
+    )
+    probe_seconds: float = Field(5, gt=0, le=60, description="How often LISTEN is proved to work.")
+    sweep_seconds: float = Field(30, gt=0, description="How often the watched sessions are read again, to be sure.")
+    poll_interval_ms: int = Field(1000, ge=100, description="Poll interval while something is open.")
+    poll_idle_interval_ms: int = Field(15_000, ge=100, description="Poll interval when all is terminal.")
+
+    lease_seconds: float = Field(
+        20, ge=2, le=25, description="How long a worker may be silent before it counts as lost."
+    )
+    worker_concurrency: int = Field(10, ge=1, le=1000, description="Requests one worker answers at a time.")
+    log_format: str = Field("auto", pattern="^(auto|console|json)$", description="`console`, `json`, or by terminal.")
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    def with_values(self, **values: object) -> Self:
+        """Return these settings with some replaced."""
+        return self.model_validate({**self.model_dump(), **values})
+
+
+def load_settings(environment: Mapping[str, str] | None = None, **values: object) -> Settings:
+    """Read the environment. Raises `ConfigurationError` that names each setting that is wrong, or unknown."""
+    names = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    for name in sorted(os.environ if environment is None else environment):
+        if name.startswith(PREFIX) and name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)
+            raise ConfigurationError(f"unknown setting {name}; did you mean {nearest[0]}?")
+    try:
+        return Settings(**values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{PREFIX}{'_'.join(map(str, problem['loc'])).upper().removeprefix(PREFIX)}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigurationError(problems) from None
