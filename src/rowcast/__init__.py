@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rowcast.hub import Hub, Reader, Source
     from rowcast.latest import LatestByRow
     from rowcast.metrics import Metrics, NullMetrics
+    from rowcast.rollout import bucket_of, is_chosen
     from rowcast.watch import Watch
 
 _HOME = {
@@ -40,6 +41,8 @@ _HOME = {
     "RowState": "event",
     "Source": "hub",
     "Watch": "watch",
+    "bucket_of": "rollout",
+    "is_chosen": "rollout",
 }
 
 __all__ = [
@@ -69,6 +72,8 @@ __all__ = [
     "Unavailable",
     "Watch",
     "WatchError",
+    "bucket_of",
+    "is_chosen",
 ]
 
 

@@ -95,7 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_broken)
-    for router in (api.sessions, api.requests, api.queries, api.auth, api.health):
+    for router in (api.sessions, api.requests, api.queries, api.auth, api.config, api.health):
         app.include_router(router)
     app.router.routes.extend(_live_routes(service))
     app.mount("/", StaticFiles(directory=str(files("rowcast.service") / "web"), html=True), name="page")

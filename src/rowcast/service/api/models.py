@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from rowcast.service.store.law import Status
 
 __all__ = [
-    "GuestToken", "NewRequest", "NewSession", "Problem", "QueryMetadata", "Question", "RequestChange",
+    "ClientConfig", "GuestToken", "NewRequest", "NewSession", "Problem", "QueryMetadata", "Question", "RequestChange",
     "RequestDetail", "RequestState", "SessionBody", "SessionChange", "SessionPage", "SessionRows", "StreamTicket",
 ]  # fmt: skip
 
@@ -128,6 +128,19 @@ class PollHint(BaseModel):
 
     interval_ms: int
     max_wait_s: int
+
+
+class ClientConfig(BaseModel):
+    """What a client should use now; a field that is null leaves the choice to the client."""
+
+    protocol: Literal[1]
+    transport: Literal["sse", "poll"]
+    rollout_percent: float | None
+    salt: str
+    heartbeat_ms: int
+    fallback: bool | None
+    track_metrics: bool | None
+    poll: PollHint
 
 
 class SessionRows(BaseModel):

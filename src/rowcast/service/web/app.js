@@ -102,7 +102,8 @@ function showEmpty(isEmpty) {
 }
 
 function sessionGone() {
-  const { id } = open;
+  const { id, live } = open;
+  live.stop();
   sessions = sessions.filter((session) => session.session_id !== id);
   say("This session was deleted, perhaps in another window.");
   goTo(sessions[0]?.session_id ?? null, { replace: true });
@@ -212,7 +213,13 @@ async function ask(text) {
   if (!open) await addSession();
   const here = open;
   if (submission?.text !== text || submission.sessionId !== here.id) submission = { sessionId: here.id, text, key: idempotencyKey() };
-  const asked = await api.ask(here.id, text, submission.key);
+  let asked;
+  try {
+    asked = await api.ask(here.id, text, submission.key);
+  } catch (error) {
+    if (error.status !== 404 || open !== here) throw error;
+    return sessionGone();
+  }
   submission = null;
   if (open !== here) return;
   askedAt.set(asked.request_id, clickedAt);
