@@ -13,8 +13,9 @@ import pytest
 
 from rowcast import ConfigurationError, DatabaseUnavailable
 from rowcast.service.handlers import Answer, HandlerError, Job
-from rowcast.service.handlers.catalogue import Asked, load_catalogue, parse_question
+from rowcast.service.handlers.catalogue import load_catalogue, parse_question
 from rowcast.service.handlers.demo_data import install_demo_data, remove_demo_data
+from rowcast.service.handlers.question import Asked
 from rowcast.service.handlers.questions import Limits, answer_question, ask, confine, list_questions
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

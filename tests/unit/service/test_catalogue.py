@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from rowcast import ConfigurationError
 from rowcast.service.handlers import HandlerError
-from rowcast.service.handlers.catalogue import Asked, load_catalogue, parse_question, read_request
+from rowcast.service.handlers.asking import read_request
+from rowcast.service.handlers.catalogue import load_catalogue, parse_question
+from rowcast.service.handlers.question import Asked
 from rowcast.service.handlers.questions import list_questions
 
 CATALOGUE = load_catalogue()

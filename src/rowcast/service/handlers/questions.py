@@ -17,9 +17,10 @@ from time import perf_counter
 from typing import Any
 
 from rowcast import DatabaseUnavailable
-
-from . import Answer, Connection, HandlerError, Job, QueryRecord, Statement
-from .catalogue import Asked, load_catalogue, plain, read_request
+from rowcast.service.handlers import Answer, Connection, HandlerError, Job, QueryRecord, Statement
+from rowcast.service.handlers.asking import read_request
+from rowcast.service.handlers.catalogue import load_catalogue
+from rowcast.service.handlers.question import Asked, plain
 
 __all__ = ["Limits", "answer_question", "ask", "confine", "list_questions"]
 
