@@ -21,6 +21,7 @@ let sessions = [];
 let olderSessions = null;         // where the next page of sessions starts
 let sessionsReadAt = 0;
 let open = null;                  // { id, live, list }: the one session on the screen
+let leaving = null;               // id of the session that is being deleted here, so that its end is no news
 let submission = null;            // { sessionId, text, key }: kept until it succeeded, so that trying again cannot ask twice
 const askedAt = new Map();
 
@@ -103,6 +104,7 @@ function showEmpty(isEmpty) {
 
 function sessionGone() {
   const { id, live } = open;
+  if (id === leaving) return;
   live.stop();
   sessions = sessions.filter((session) => session.session_id !== id);
   say("This session was deleted, perhaps in another window.");
@@ -126,7 +128,7 @@ function showLag(ms, kind, explanation) {
   lag.hidden = false;
   lag.title = explanation;
   lag.dataset.lagMs = String(Math.round(ms));
-  setText(lag, `Last ${kind}: ${describeMs(ms)}`);
+  setText(lag, `Last ${kind}: ${describeMs(Math.max(1, ms))}`);      // two clocks are compared: less than 1 ms cannot be told
 }
 
 // ── the connection, in words ──
@@ -288,9 +290,15 @@ byId("rename-form").addEventListener("submit", () => once("rename", async () => 
 byId("delete-session").addEventListener("click", () => once("delete session", async () => {
   const session = currentSession();
   if (!session || !(await confirm(`Delete “${nameOf(session)}”?`, "Its requests and their answers are deleted with it. This cannot be undone."))) return;
-  // Let go first: the stream would otherwise report the end of its session as news.
   const next = sessions[sessions.indexOf(session) + 1] ?? sessions[sessions.indexOf(session) - 1];
-  await api.deleteSession(session.session_id);
+  leaving = session.session_id;
+  try {
+    await api.deleteSession(session.session_id);
+  } catch (error) {
+    if (error.status !== 404) throw error;
+  } finally {
+    leaving = null;
+  }
   sessions = sessions.filter((each) => each.session_id !== session.session_id);
   if (open?.id === session.session_id || !open) goTo(next?.session_id ?? null, { replace: true });
   else showSessions();

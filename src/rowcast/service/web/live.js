@@ -189,7 +189,10 @@ export class LiveSession {
     });
     on("request_update", (data) => this.#apply(data, { measure: data.cause === "live" }));
     on("request_removed", (data) => {
-      if (this.store.remove(data.request_id, data.version)) this.#changed([data.request_id]);
+      if (!this.store.remove(data.request_id, data.version)) return;
+      this.#changed([data.request_id]);
+      // The last one goes alone or with its whole session.
+      if (this.store.states.size === 0) this.#lookForSession();
     });
     on("resync", () => { this.#synced = false; this.store.dropSnapshot(); });
     on("synced", (data) => {
@@ -274,12 +277,16 @@ export class LiveSession {
   }
 
   /** EventSource hides the status of a refusal; a poll of the same session shows it. */
-  async #diagnose() {
-    if (this.#mayPoll) return this.#startPolling();
+  #diagnose() {
+    if (this.#mayPoll) this.#startPolling();
+    else this.#lookForSession();
+  }
+
+  async #lookForSession() {
     try {
       const response = await this.#api.fetch("GET", `session/${this.#sessionId}`, { signal: this.#abort.signal });
       if (response.status === 404) this.#sessionGone();
-    } catch { /* the retry is already set */ }
+    } catch { /* what cannot be reached is not gone */ }
   }
 
   #pollAfterGap() {

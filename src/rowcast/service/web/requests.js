@@ -222,9 +222,8 @@ class RequestCard {
     this.node = element("li", { class: "request card", "data-request-id": requestId },
       element("article", { "aria-labelledby": this.#title.id },
         element("header", {}, element("div", { class: "names" }, this.#title, this.#text), this.#chip),
-        this.#meta,
         this.#body,
-        element("footer", {}, this.#toggle, element("div", { class: "actions" }, this.#up, this.#down, this.#retry, this.#remove))));
+        element("footer", {}, this.#meta, element("div", { class: "actions" }, this.#toggle, this.#up, this.#down, this.#retry, this.#remove))));
   }
 
   draw({ text, title, details, rating, failed, open }) {
@@ -270,7 +269,7 @@ class RequestCard {
     if (!terminal) {
       this.#body.replaceChildren(element("div", { class: "progress", role: "presentation" }, element("span")));
     } else if (details?.error) {
-      this.#body.replaceChildren(element("div", { class: "failure" }, element("strong", {}, "This did not work."), element("p", {}, details.error)));
+      this.#body.replaceChildren(element("p", { class: "failure" }, element("strong", {}, "This did not work. "), details.error));
     } else if (details && (details.response ?? "") !== "") {
       this.#body.replaceChildren(showResult(details.response, name));
     } else if (details) {

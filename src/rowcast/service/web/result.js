@@ -4,6 +4,7 @@ import { element, svg } from "./dom.js";
 
 const ROWS_AT_FIRST = 200;
 const CHART_ROWS = [2, 40];
+const COLUMNS_BESIDE_CHART = 5;
 const NUMERIC_TYPE = /^(small|big)?int|^integer|^numeric|^decimal|^real|^double|^float|^money|^number/i;
 const BARE_NUMBER = /(^|_)(year|id|no|number|code)$/i;      // a year is not 2,025
 const MONTH = /^\d{4}-\d{2}(-01)?(T00:00:00(\.0+)?(Z|[+-]00:?00)?)?$/;
@@ -43,7 +44,9 @@ export function showResult(text, title) {
     return element("div", { class: "result" }, element("pre", { class: "plain", tabindex: "0", role: "region", "aria-label": `Answer: ${title}` }, text));
   }
   const columns = table.columns.map((column, index) => describeColumn(column, table.rows.map((row) => row[index])));
-  return element("div", { class: "result" }, showChart(table.rows, columns), showTable(table, columns, title));
+  const chart = showChart(table.rows, columns);
+  const isNarrow = columns.length <= COLUMNS_BESIDE_CHART;
+  return element("div", { class: chart && isNarrow ? "result beside" : "result" }, chart, showTable(table, columns, title));
 }
 
 function describeColumn({ name, type = "" }, values) {
@@ -68,6 +71,7 @@ function isNumber(value, type) {
 
 function sayText(value) {
   if (typeof value === "boolean") return value ? "yes" : "no";
+  if (Array.isArray(value) && value.every((each) => typeof each !== "object")) return value.join(", ");
   if (typeof value === "object") return JSON.stringify(value);
   if (typeof value === "string" && INSTANT.test(value) && !Number.isNaN(Date.parse(value))) return instantFormat.format(new Date(value));
   return String(value);
@@ -111,7 +115,7 @@ function showChart(rows, columns) {
   // Money, or what comes last, is what people look for first.
   let measure = measures.find(({ name }) => /revenue|amount|total|sales/i.test(name)) ?? measures.at(-1);
   const canvas = element("div", { class: "chart-canvas" });
-  const draw = () => canvas.replaceChildren(drawBars(rows, columns, label, measure, canvas.clientWidth));
+  const draw = () => canvas.replaceChildren(drawBars(rows, columns, label, measure, canvas.clientWidth, canvas.clientHeight));
   new ResizeObserver(draw).observe(canvas);
   if (measures.length === 1) return element("figure", { class: "chart" }, element("figcaption", {}, heading(measure.name)), canvas);
   const choice = element("select", { "aria-label": "Show in the chart", on: { change: () => {
@@ -121,11 +125,11 @@ function showChart(rows, columns) {
   return element("figure", { class: "chart" }, element("figcaption", {}, choice), canvas);
 }
 
-function drawBars(rows, columns, label, measure, width) {
+function drawBars(rows, columns, label, measure, width, height) {
   const index = columns.indexOf(measure);
   const values = rows.map((row) => Number(row[index] ?? 0));
   const labels = rows.map((row) => (row[0] === null ? "–" : label.say(row[0])));
-  const top = 18, bottom = 22, height = 168;
+  const top = 18, bottom = 22;
   const highest = Math.max(...values, 0), lowest = Math.min(...values, 0);
   const scale = (height - top - bottom) / (highest - lowest || 1);
   const base = top + highest * scale;
