@@ -1,8 +1,10 @@
 """The command line. Modules are imported by the command that needs them, so that `--help` is quick."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 P = ParamSpec("P")
+Transport = Literal["auto", "sse", "poll"]
 
 app = typer.Typer(
     help="Commit a row in PostgreSQL, and every browser allowed to see it knows within milliseconds.",
@@ -92,13 +95,16 @@ def migrate(
 @app.command()
 @one_line_errors
 def demo(
-    port: Annotated[int, typer.Option(envvar="PORT", help="Port of the page.")] = 8000,
+    port: Annotated[int, typer.Option(envvar="PORT", min=0, max=65535, help="Port of the page.")] = 8000,
     data: Annotated[Path, typer.Option(help="Where the demo keeps its database and key.")] = Path(".rowcast"),
 ) -> None:
     """Run everything on this machine: a database, the server, a worker and a page to look at."""
-    from rowcast.service.demo import run_demo
+    # Ctrl-C is how it is meant to end, and SIGTERM is to clean up just the same.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        from rowcast.service.demo import run_demo
 
-    run_demo(port=port, data=data)
+        run_demo(port=port, data=data)
 
 
 @app.command(name="demo-data")
@@ -120,16 +126,13 @@ def tail(
     session: Annotated[str, typer.Argument(help="The session to follow.")],
     url: Annotated[str, typer.Option(help="Where the service is.")] = "http://127.0.0.1:8000",
     token: Annotated[str | None, typer.Option(help="Token; without one, the signing key speaks for the owner.")] = None,
-    transport: Annotated[str, typer.Option(help="auto, sse or poll.")] = "auto",
+    transport: Annotated[Transport, typer.Option(help="How to follow.")] = "auto",
 ) -> None:
     """Follow a session in the terminal: every change, its transport and its lag."""
     from rowcast.service.tailing import follow, owner_token
 
-    if transport not in ("auto", "sse", "poll"):
-        raise ConfigurationError("--transport is auto, sse or poll")
-    chosen: Literal["auto", "sse", "poll"] = transport  # type: ignore[assignment]
     bearer = token or asyncio.run(owner_token(_settings(), session))
-    asyncio.run(follow(url, session, token=bearer, transport=chosen))
+    asyncio.run(follow(url, session, token=bearer, transport=transport))
 
 
 def _settings(**values: Any) -> "Settings":

@@ -105,7 +105,8 @@ def synced(cursor: Cursor, now: float) -> Event:
 def heartbeat(cursor: Cursor | None, now: float) -> Event:
     """A sign of life that scripts can see, with a comment that proxies and old clients know."""
     position = None if cursor is None else str(cursor)
-    return Event(name="heartbeat", data={"server_time": round(now, 3), "cursor": position}, comment="keep-alive")
+    data = {"server_time": round(now, 3), "cursor": position}
+    return Event(name="heartbeat", id=position, data=data, comment="keep-alive")
 
 
 def resync(reason: ResyncReason) -> Event:

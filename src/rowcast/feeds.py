@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from rowcast.event import Event, ResyncReason
-from rowcast.latest import LatestByRow
+from rowcast.cursor import Cursor
+from rowcast.event import Event, ResyncReason, RowState
+from rowcast.latest import LatestByRow, Pending
 from rowcast.subscription import Subscription, Update
+from rowcast.watch import Watch
 
 __all__ = ["Feed", "Feeds"]
 
@@ -21,12 +23,24 @@ class Feed:
     """The readers of one session, and the newest versions that were handed to all of them.
 
     `base` is what the first reader read when it joined at `base_horizon`; whoever joined later read no less.
+    `limit` holds while the session is read again, as `rereads` notifications have asked so far: what ids may claim.
+    `held` is what was heard while the source counts as lost. It is kept by session, since a row that moves is gone from
+    one and new in the other at the same version.
     """
 
     subscriptions: set[Subscription] = field(default_factory=set)
     delivered: LatestByRow = field(default_factory=LatestByRow)
     base: LatestByRow | None = None
     base_horizon: int = 0
+    held: Pending[Update] = field(default_factory=Pending)
+    rereads: int = 0
+    limit: Cursor | None = None
+
+    def end_rereads(self) -> None:
+        """Let ids claim what the hub claims."""
+        self.limit = None
+        for subscription in self.subscriptions:
+            subscription.let_known_go()
 
 
 class Feeds:
@@ -85,18 +99,46 @@ class Feeds:
                 self._wake_later(subscription)
         return True
 
-    def announce(self, event: Event, sessions: Sequence[str]) -> None:
-        """Tell the readers of some sessions something about their streams."""
-        for session in sessions:
-            feed = self._by_session.get(session)
-            for subscription in feed.subscriptions if feed is not None else ():
+    def deliver_read(self, watch: Watch, states: Iterable[RowState], since: Cursor) -> int:
+        """Hand out what a read found, under the cursor that it was read from; return how many rows were news."""
+        in_order = sorted(states, key=lambda state: (state.xid, state.version))
+        return sum(self.deliver(Update(watch, state, since, catch_up=True)) for state in in_order)
+
+    @property
+    def held(self) -> int:
+        """How many updates wait until the source is heard again."""
+        return sum(len(feed.held) for feed in self._by_session.values())
+
+    def forget_held(self) -> None:
+        """Drop what is held back."""
+        for feed in self._by_session.values():
+            feed.held.clear()
+
+    def deliver_held(self) -> None:
+        """Hand out what was held back, which ends the gap."""
+        for feed in self._by_session.values():
+            for update in feed.held.drain():
+                self.deliver(update)
+            for subscription in feed.subscriptions:
+                subscription.let_known_go()
+
+    def announce(self, event: Event) -> None:
+        """Tell all readers something about their streams."""
+        for feed in self._by_session.values():
+            for subscription in feed.subscriptions:
                 if subscription.announce(event):
                     self._wake_later(subscription)
 
-    def reset(self, reason: ResyncReason) -> None:
-        """Have every reader join again with a full snapshot."""
-        for feed in self._by_session.values():
+    def oldest_limit(self) -> Cursor | None:
+        """Return the oldest of the places that sessions are being read again from."""
+        limits = (feed.limit for feed in self._by_session.values() if feed.limit is not None)
+        return min(limits, key=lambda limit: limit.horizon, default=None)
+
+    def reset(self, reason: ResyncReason, feeds: Sequence[Feed] | None = None) -> None:
+        """Have the readers of some feeds, or all, join again with a full snapshot."""
+        for feed in self._by_session.values() if feeds is None else feeds:
             feed.delivered, feed.base = LatestByRow(), None
+            feed.held.clear()
             for subscription in feed.subscriptions:
                 if subscription.demand_resync(reason):
                     self._wake_later(subscription)

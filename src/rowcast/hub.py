@@ -7,52 +7,25 @@ what arrived meanwhile. First connect, reconnect, slow reader and lost source al
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol, Self
 
 from rowcast.cursor import Cursor
+from rowcast.drain import drain_on_signals
 from rowcast.errors import DatabaseUnavailable, RowcastError
 from rowcast.event import ResyncReason, RowState, degraded, synced
 from rowcast.feeds import Feed, Feeds
-from rowcast.latest import LatestByRow, Pending
+from rowcast.latest import LatestByRow
 from rowcast.metrics import Metrics, NullMetrics
+from rowcast.reading import Joined, Read, Reader
 from rowcast.subscription import Subscription, Update
+from rowcast.sweep import Sweep
+from rowcast.tasks import Tasks
 from rowcast.watch import Watch
 
 __all__ = ["Hub", "Joined", "Read", "Reader", "Source"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
-    """Rows of some sessions and the cursor that goes with them, from one snapshot.
-
-    `full`: these are all rows. `usable` is False when the cursor that was asked from leads nowhere: the rows are then
-    not all that was missed.
-    """
-
-    states: tuple[RowState, ...]
-    cursor: Cursor
-    full: bool
-    usable: bool = True
-
-
-class Reader(Protocol):
-    """How the hub reads the truth. `rowcast.postgres.PostgresReader` is one, `rowcast.testing.MemoryTable` another.
-
-    Every method raises `DatabaseUnavailable` when the truth cannot be had.
-    """
-
-    async def __aenter__(self) -> object: ...
-
-    async def __aexit__(self, *_: object) -> None: ...
-
-    async def session(self, session: str, since: Cursor | None = None) -> Read:
-        """Return all rows of a session; with `since` also the rows that have gone since."""
-
-    async def changes(self, sessions: Sequence[str], since: Cursor) -> Read:
-        """Return what changed in some sessions since a cursor, or say that this cannot be known (`usable`)."""
 
 
 class Source(Protocol):
@@ -63,14 +36,6 @@ class Source(Protocol):
 
     async def flush(self) -> None:
         """Return once everything that was committed before the call has been handed over, or cannot be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """What a reader that has joined must be sent first; `resync` says why it is everything, if it asked for less."""
-
-    read: Read
-    resync: ResyncReason | None
 
 
 class Hub:
@@ -97,23 +62,24 @@ class Hub:
         self.is_draining = False
         self._source = source
         self._sweep_seconds = sweep_seconds
-        self._sweep_from: Cursor | None = None
         self._feeds = Feeds()
+        self._sweep = Sweep(self._feeds, reader, source.flush)
         self._place: Cursor | None = None
         self._lost_at: float | None = clock()
-        self._held: Pending[Update] = Pending()
+        self._epoch_doubts = 0
+        self._is_truncated = False
         self._farewells: set[Callable[[], None]] = set()
         self._exit: AsyncExitStack | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.reader)
-            stack.push_async_callback(self._stop_tasks)
+            stack.push_async_callback(self._tasks.stop)
             for work in (self._source.run(self), self._feeds.wake_readers(), self._sweep_often()):
-                self._spawn(work)
+                self._tasks.spawn(work)
             self._exit = stack.pop_all()
         return self
 
@@ -124,10 +90,11 @@ class Hub:
             self._exit = None
 
     @asynccontextmanager
-    async def lifespan(self, app: object) -> AsyncIterator[None]:
-        """Run the hub for as long as an ASGI application runs."""
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Run the hub for as long as an ASGI application runs, and drain it when the server is told to stop."""
         async with self:
-            yield
+            with drain_on_signals(self.drain):
+                yield
 
     def drain(self) -> None:
         """Take no new readers, and have the present ones say goodbye. For a signal handler inside the loop."""
@@ -138,24 +105,15 @@ class Hub:
     async def shutdown(self, timeout_seconds: float = 5) -> None:
         """Drain, and wait until the readers have left; for servers whose signals are not seen. May be called twice."""
         self.drain()
-        with suppress(TimeoutError):
+        try:
             await asyncio.wait_for(self._feeds.until_empty(), timeout_seconds)
+        except TimeoutError:
+            self.drain()  # those who were to leave last leave now
 
     def on_drain(self, say_goodbye: Callable[[], None]) -> Callable[[], None]:
         """Have `say_goodbye` called when the hub drains; return what takes it back."""
         self._farewells.add(say_goodbye)
         return lambda: self._farewells.discard(say_goodbye)
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _stop_tasks(self) -> None:
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     # -- what others may know -----------------------------------------------------------------------------------------
 
@@ -169,19 +127,20 @@ class Hub:
         """Since when (epoch seconds) the source has not been heard."""
         return self._lost_at
 
-    @property
-    def place(self) -> Cursor | None:
-        """The cursor that goes with what has been handed out so far; None while nothing can be promised."""
-        return self._place if self.is_live else None
+    def place_of(self, session: str) -> Cursor | None:
+        """Return the cursor of what the readers of a session were handed so far; None while nothing can be promised.
 
-    def feed(self, session: str) -> Feed | None:
-        """Return the feed of a session, if anybody reads it."""
-        return self._feeds.get(session)
+        A reader may be told it only once it has been sent all of that (`Subscription.has_news`).
+        """
+        if self._place is None or not self.is_live:
+            return None
+        feed = self._feeds.get(session)
+        return self._place if feed is None or feed.limit is None else feed.limit
 
     def statistics(self) -> dict[str, int]:
         """Count sessions, readers, wake-ups so far, and updates that wait for a lost source."""
         feeds = self._feeds
-        return {"sessions": len(feeds), "readers": feeds.readers, "wakes": feeds.wakes, "held": len(self._held)}
+        return {"sessions": len(feeds), "readers": feeds.readers, "wakes": feeds.wakes, "held": feeds.held}
 
     # -- readers ------------------------------------------------------------------------------------------------------
 
@@ -211,15 +170,20 @@ class Hub:
                 resync = "bad_cursor" if read.cursor.epoch == since.epoch else "epoch_changed"
                 read = None
         if read is None:
-            read = await self.reader.session(subscription.session)
+            # With the rows that went: what is still under way about one of them must not bring it back.
+            read = await self.reader.session(subscription.session, self._place)
         if resync is not None:
             self.metrics.resynced(resync)
-        known = LatestByRow(read.states)
-        subscription.finish_join(known)
-        feed = self._feeds.get(subscription.session)
-        if feed is not None and feed.base is None:
+        known, feed = LatestByRow(read.states), self._feeds.get(subscription.session)
+        subscription.finish_join(known, keep=not self.is_live or (feed is not None and feed.limit is not None))
+        if read.cursor.epoch != self._place.epoch:
+            # Versions of two epochs cannot be compared, so what gathered meanwhile is of no use. If the hub has yet to
+            # learn of the new epoch, all readers then join again; if it knew before the read, this one was told to.
+            subscription.forget()
+            self._doubt_epoch()
+        elif feed is not None and feed.base is None and subscription.resync is None:
             feed.base, feed.base_horizon = known, read.cursor.horizon
-        return Joined(read, resync)
+        return Joined.after(read, resync)
 
     # -- the source ---------------------------------------------------------------------------------------------------
 
@@ -229,18 +193,15 @@ class Hub:
         While the source counts as lost, the newest state of each row is held back, and no horizon is adopted: it would
         claim what is still missing.
         """
-        if self._place is None or (not self.is_live and self._feeds.get(state.session) is None):
+        feed, place = self._feeds.get(state.session), self._place
+        if place is not None and self.is_live and horizon > place.horizon:
+            self._place = place = Cursor(place.epoch, horizon)
+        if place is None or feed is None:
             self.metrics.notification("unwatched")
-            return
-        if not self.is_live:
-            self._held.offer(Update(self.watch, state, self._place))
-            return
-        if horizon > self._place.horizon:
-            self._place = Cursor(self._place.epoch, horizon)
-        if self._feeds.get(state.session) is None:
-            self.metrics.notification("unwatched")
+        elif not self.is_live:
+            feed.held.offer(Update(self.watch, state, place))
         else:
-            news = self._feeds.deliver(Update(self.watch, state, self._place))
+            news = self._feeds.deliver(Update(self.watch, state, feed.limit or place))
             self.metrics.notification("delivered" if news else "stale")
 
     def advance(self, horizon: int) -> None:
@@ -250,19 +211,25 @@ class Hub:
 
     def reread(self, session: str) -> None:
         """Read a session again, because its change did not fit a notification."""
-        if self._feeds.get(session) is not None:
-            self._spawn(self._catch_up(session))
+        feed = self._feeds.get(session)
+        if feed is None or self._place is None:
+            return
+        feed.rereads += 1
+        if feed.limit is None:
+            feed.limit = self._place
+            self._tasks.spawn(self._catch_up(session, feed))
 
     def truncated(self) -> None:
         """Ask for the epoch again, since all rows went at once, and have every reader start over."""
-        self._spawn(self._renew_epoch())
+        self._is_truncated = True
+        self._doubt_epoch()
 
     def lose(self) -> None:
         """Note that the source is not heard any more; streams stay open and are told."""
         if self._lost_at is None:
             self._lost_at = self.clock()
             self.metrics.listener_up(False)
-            self._feeds.announce(degraded(self._lost_at), self._feeds.sessions)
+            self._feeds.announce(degraded(self._lost_at))
 
     async def regain(self, horizon: int) -> None:
         """Close the gap that a lost source left, once it is heard again at `horizon`.
@@ -271,37 +238,61 @@ class Hub:
         back meanwhile. A changed epoch makes every reader start over. Raises `DatabaseUnavailable`; the source then
         still counts as lost.
         """
-        sessions = self._feeds.sessions
-        before = self._place
-        read = await self.reader.changes(sessions, before or Cursor("", horizon))
-        held = self._held.drain()
-        if before is None or not read.usable:
-            if before is not None:
-                self._feeds.reset("epoch_changed")
-        else:
-            for state in sorted(read.states, key=lambda state: (state.xid, state.version)):
-                self._feeds.deliver(Update(self.watch, state, before, catch_up=True))
-            for update in held:
-                self._feeds.deliver(update)
-        self._place = Cursor(read.cursor.epoch, horizon)
+        before = self._feeds.oldest_limit() or self._place
+        self._feeds.forget_held()  # the read covers it; and what an earlier attempt held may have been outlived
+        read = await self.reader.changes(self._feeds.sessions, before or Cursor("", horizon))
+        if before is not None and read.usable:
+            self._feeds.deliver_read(self.watch, read.states, before)
+            self._feeds.deliver_held()
+        elif before is not None:
+            self._feeds.reset("epoch_changed")
+        self._place = place = Cursor(read.cursor.epoch, horizon)
         self._lost_at = None
         self.metrics.listener_up(True)
-        self._feeds.announce(synced(read.cursor, self.clock()), sessions)
+        # Not the read's own cursor: who joined while it was under way may have read less, and its session is not in it.
+        self._feeds.announce(synced(place, self.clock()))
+        self._doubt_epoch()  # a TRUNCATE since the read was not heeded while the source was lost
 
-    async def _catch_up(self, session: str) -> None:
-        before = self._place
-        if before is not None:
-            with suppress(RowcastError):  # the sweep comes round again
-                read = await self.reader.changes((session,), before)
-                for state in read.states:
-                    self._feeds.deliver(Update(self.watch, state, before, catch_up=True))
+    async def _catch_up(self, session: str, feed: Feed) -> None:
+        """Read a session until no notification has asked for it meanwhile.
+
+        The change itself has not been handed out before that, so no id of the session may claim what is heard behind
+        it in the queue: `feed.limit` is what was claimed when the last read began.
+        """
+        done = 0
+        while done != feed.rereads and feed.limit is not None and self._place is not None:
+            done, limit = feed.rereads, self._place
+            try:
+                read = await self.reader.changes((session,), feed.limit)
+            except RowcastError:
+                read = None
+            if read is None or not read.usable or read.cursor.epoch != self._place.epoch:
+                self._feeds.reset("truncated", [feed])
+            else:
+                self._feeds.deliver_read(self.watch, read.states, feed.limit)
+            feed.limit = limit
+        feed.end_rereads()
+
+    def _doubt_epoch(self) -> None:
+        self._epoch_doubts += 1
+        if self._epoch_doubts == 1:
+            self._tasks.spawn(self._renew_epoch())
 
     async def _renew_epoch(self) -> None:
-        with suppress(RowcastError):  # the sweep compares epochs too
-            read = await self.reader.changes((), self._place or Cursor("", 0))
-            if self._place is not None and read.cursor.epoch != self._place.epoch:
-                self._place = Cursor(read.cursor.epoch, self._place.horizon)
-                self._feeds.reset("truncated")
+        """Ask for the epoch until nobody has doubted it meanwhile: one at a time, so that no old answer comes last."""
+        while doubts := self._epoch_doubts:
+            with suppress(RowcastError):  # the sweep compares epochs too
+                place = self._place or Cursor("", 0)
+                read = await self.reader.changes((), place)
+                if read.cursor.epoch != place.epoch:
+                    # States of the old epoch may still be on their way; the reset has to come after them.
+                    await self._source.flush()
+                # While the source is lost its return decides: horizons of two epochs must not be mixed.
+                if self.is_live and (self._is_truncated or read.cursor.epoch != place.epoch):
+                    self._place = replace(self._place or place, epoch=read.cursor.epoch)
+                    self._feeds.reset("truncated" if self._is_truncated else "epoch_changed")
+                    self._is_truncated = False
+            self._epoch_doubts -= doubts
 
     # -- the sweep ----------------------------------------------------------------------------------------------------
 
@@ -312,31 +303,17 @@ class Hub:
                 with suppress(RowcastError):
                     self.metrics.sweep_found(await self.sweep())
             else:
-                self._sweep_from = None
+                self._sweep.start_over()
 
     async def sweep(self) -> int:
         """Read the watched sessions by a cursor of the sweep's own, and publish what nobody was told.
 
         Returns how many rows that were; it should always be 0. Raises `DatabaseUnavailable`.
         """
-        place = self._place
-        if place is None:
+        if (place := self._place) is None:
             return 0
-        read = await self.reader.changes(self._feeds.sessions, self._sweep_from or place)
-        await self._source.flush()  # what was read may have been on its way
-        self._sweep_from = read.cursor
-        if not read.usable:
-            self._place = Cursor(read.cursor.epoch, place.horizon)
-            self._feeds.reset("epoch_changed")
+        read = await self._sweep.find(place)
+        if not read.usable or self._place is None or read.cursor.epoch != self._place.epoch:
+            self._doubt_epoch()
             return 0
-        return sum(self._was_missed(state) and self._deliver_late(state, place) for state in read.states)
-
-    def _was_missed(self, state: RowState) -> bool:
-        """Whether no reader can have learnt of `state` when it joined."""
-        feed = self._feeds.get(state.session)
-        return (
-            feed is not None and feed.base is not None and state.xid >= feed.base_horizon and feed.base.is_news(state)
-        )
-
-    def _deliver_late(self, state: RowState, place: Cursor) -> bool:
-        return self._feeds.deliver(Update(self.watch, state, place, catch_up=True))
+        return self._feeds.deliver_read(self.watch, read.states, place)

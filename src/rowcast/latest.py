@@ -5,7 +5,7 @@ from typing import Generic, Protocol, TypeVar
 
 from rowcast.event import RowState
 
-__all__ = ["LatestByRow", "Pending"]
+__all__ = ["LatestByRow", "Pending", "newest_in_order"]
 
 
 class LatestByRow:
@@ -35,6 +35,20 @@ class LatestByRow:
 
     def __len__(self) -> int:
         return len(self._versions)
+
+
+def newest_in_order(states: Iterable[RowState]) -> tuple[RowState, ...]:
+    """Return the newest of the states of each row of a session, in the order of their transactions.
+
+    A read brings a row and its tombstone when the row went and came back; told in the wrong order, a reader that does
+    not compare versions would take a living row for gone.
+    """
+    newest: dict[str, RowState] = {}
+    for state in states:
+        known = newest.get(state.key)
+        if known is None or known.version < state.version:
+            newest[state.key] = state
+    return tuple(sorted(newest.values(), key=lambda state: (state.xid, state.version)))
 
 
 class HasState(Protocol):

@@ -25,7 +25,8 @@ def encode(event: Event) -> bytes:
     if event.id is not None:
         lines.append(f"id: {_checked(event.id)}")
     lines.append(f"data: {dump_json(event.data)}\n\n")
-    return "\n".join(lines).encode()
+    # Half of a surrogate pair cannot be encoded; escaped by JSON's own rule, it is what it was.
+    return "\n".join(lines).encode(errors="backslashreplace")
 
 
 def _checked(text: str) -> str:

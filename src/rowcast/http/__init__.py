@@ -2,7 +2,6 @@
 
 from rowcast.http.admission import Admission
 from rowcast.http.auth import Authenticator, GuestTokens, Issuer, Principal, guest_cookie, needs_secure_cookie
-from rowcast.http.drain import drain_on_signals
 from rowcast.http.errors import STATUS, VARY, problem, refusal, trace_id_of
 from rowcast.http.keys import SigningKey
 from rowcast.http.limits import BodyLimit, SafeHeaders
@@ -30,7 +29,6 @@ __all__ = [
     "Tickets",
     "answer",
     "cors_options",
-    "drain_on_signals",
     "etag_of",
     "guest_cookie",
     "hold",

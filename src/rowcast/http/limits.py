@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rowcast.errors import BodyTooLarge
-from rowcast.http.errors import refusal
+from rowcast.http.errors import refusal, trace_id_of
 
 __all__ = ["BodyLimit", "SafeHeaders"]
 
@@ -25,10 +25,12 @@ class BodyLimit:
             return
         request = Request(scope)
         length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._most_bytes:
+        if not (length.isascii() and length.isdigit()) or int(length) > self._most_bytes:
             await refusal(request, BodyTooLarge())(scope, receive, send)
             return
-        if "transfer-encoding" not in request.headers:
+        # Without either header HTTP/1.1 has no body; HTTP/2 and later announce none of it.
+        announced = "content-length" in request.headers or scope.get("http_version", "1.1").startswith("1")
+        if announced and "transfer-encoding" not in request.headers:
             await self._app(scope, receive, send)
             return
         await self._bounded(request, receive, send)
@@ -55,18 +57,23 @@ class BodyLimit:
 
 
 class SafeHeaders:
-    """Adds headers to every answer that does not set them itself."""
+    """Adds headers to every answer that does not set them itself, and `X-Request-Id`."""
 
     def __init__(self, app: ASGIApp, headers: dict[str, str]) -> None:
         self._app = app
         self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        defaults = {**self._headers, "X-Request-Id": trace_id_of(Request(scope))}
+
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in self._headers.items():
+                for name, value in defaults.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
+        await self._app(scope, receive, with_headers)

@@ -12,20 +12,23 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from rowcast.cursor import Cursor
-from rowcast.errors import InvalidRequest, NotAcceptable, RowcastError, Unavailable
+from rowcast.errors import ConfigurationError, InvalidRequest, NotAcceptable, RowcastError, Unavailable
 from rowcast.event import ResyncReason
 from rowcast.http.admission import Admission
 from rowcast.http.auth import Principal
 from rowcast.http.errors import VARY, refusal, trace_id_of
 from rowcast.http.poll import PollSettings, poll_session
-from rowcast.http.stream import Stream, StreamSettings
+from rowcast.http.stream import Stream, StreamSettings, stream_headers
 from rowcast.http.tickets import Tickets
 from rowcast.hub import Hub, Joined
 
 __all__ = ["Authorize", "Live", "live_routes"]
 
 Authorize = Callable[[HTTPConnection, str], Awaitable[Principal]]
-"""Says who asks for a session, given as its id. Raises `Unauthorized`, or `NotFound` when it is not the caller's."""
+"""Says who asks for a session, given as its id in PostgreSQL's spelling.
+
+Raises `Unauthorized`, or `NotFound` when the session is not the caller's.
+"""
 
 _HEARTBEAT_MS = (1000, 60_000)
 
@@ -46,8 +49,8 @@ def live_routes(
     hub: Hub,
     authorize: Authorize,
     *,
-    stream_path: str = "/sse/{session_id}",
-    poll_path: str = "/session/{session_id}/rows",
+    stream_path: str | None = None,
+    poll_path: str | None = None,
     admission: Admission | None = None,
     stream: StreamSettings | None = None,
     poll: PollSettings | None = None,
@@ -55,8 +58,16 @@ def live_routes(
 ) -> list[Route]:
     """Return the routes for the stream, its tickets (if `tickets` are given) and the poll.
 
-    Both paths must have the parameter `session_id`. `app.routes.extend(...)` adds them to an application.
+    `app.routes.extend(...)` adds them to an application. The paths have one parameter, named after the session column
+    of the watch. For the session `account` and the table `report` they are `/sse/{account}` and
+    `/account/{account}/reports`, unless others are given. Raises `ConfigurationError` for a path without it.
     """
+    session, collection = hub.watch.session, hub.watch.collection
+    stream_path = stream_path or f"/sse/{{{session}}}"
+    poll_path = poll_path or f"/{session}/{{{session}}}/{collection}"
+    for path in (stream_path, poll_path):
+        if f"{{{session}}}" not in path:
+            raise ConfigurationError(f"the path {path!r} needs the parameter {{{session}}}: whose rows are asked for")
     live = Live(
         hub=hub,
         authorize=authorize,
@@ -87,9 +98,9 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            session = request.path_params["session_id"]
+            watch = self._live.hub.watch
+            session = watch.parse_session(request.path_params[watch.session])
             principal = await self._live.authorize(request, session)
-            session = self._live.hub.watch.parse_session(session)
             response = await self._answer(self._live, request, session, principal, receive, send)
         except RowcastError as error:
             response = refusal(request, error)
@@ -124,6 +135,8 @@ async def _stream(
     if live.hub.is_draining:
         raise Unavailable("The server is shutting down; connect again.", code="draining")
     since, reason = _position(request)
+    if request.method == "HEAD":
+        return Response(None, 200, stream_headers(trace_id_of(request)))
     with live.admission.admit(principal.owner):
         stream = Stream(
             live.hub,
@@ -166,6 +179,18 @@ def _heartbeat_ms(request: Request) -> int | None:
 
 
 def _check_accept(request: Request) -> None:
-    accepted = [part.split(";")[0].strip().lower() for part in request.headers.get("accept", "*/*").split(",")]
-    if not any(kind in ("*/*", "text/*", "text/event-stream", "") for kind in accepted):
-        raise NotAcceptable
+    """Raise `NotAcceptable` if the most specific range that covers our type is absent, or has weight 0 (RFC 9110)."""
+    text = ",".join(request.headers.getlist("accept"))
+    if not text.strip():
+        return
+    ranges = {}
+    for part in text.lower().split(","):
+        kind, *parameters = [piece.strip() for piece in part.split(";")]
+        weights = [piece.partition("=")[2].strip() for piece in parameters if piece.startswith("q=")]
+        ranges[kind] = not weights or weights[0].strip("0.") != ""
+    for kind in ("text/event-stream", "text/*", "*/*"):
+        if kind in ranges:
+            if ranges[kind]:
+                return
+            break
+    raise NotAcceptable

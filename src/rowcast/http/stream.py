@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-import time
 from dataclasses import dataclass
 
 from starlette.types import Receive, Send
@@ -29,7 +28,7 @@ from rowcast.http.writer import Writer
 from rowcast.hub import Hub, Joined
 from rowcast.sse import encode
 
-__all__ = ["Stream", "StreamSettings"]
+__all__ = ["Stream", "StreamSettings", "stream_headers"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +47,18 @@ class StreamSettings:
     drain_seconds: float = 5
 
 
+def stream_headers(stream_id: str) -> dict[str, str]:
+    """Return the headers of a stream; none that concern the connection, which HTTP/2 forbids."""
+    return {
+        "content-type": "text/event-stream; charset=utf-8",
+        "cache-control": "no-cache, no-store, no-transform, private",
+        "x-accel-buffering": "no",
+        "vary": VARY,
+        "x-content-type-options": "nosniff",
+        "x-request-id": stream_id,
+    }
+
+
 class Stream:
     """The life of one stream, from the first read to the goodbye.
 
@@ -55,8 +66,8 @@ class Stream:
     """
 
     __slots__ = (
-        "_born", "_cursor", "_hub", "_knows_protocol", "_last_write", "_max_age_seconds", "_principal", "_reason",
-        "_rejoining", "_session", "_settings", "_stream_id", "_subscription", "_task", "_timer", "_writer",
+        "_born", "_drain_timer", "_hub", "_knows_protocol", "_last_write", "_max_age_seconds", "_principal",
+        "_reason", "_rejoining", "_session", "_settings", "_stream_id", "_subscription", "_task", "_timer", "_writer",
     )  # fmt: skip
 
     def __init__(
@@ -76,8 +87,8 @@ class Stream:
         self._stream_id = stream_id
         self._knows_protocol = knows_protocol
         self._max_age_seconds = settings.max_age_seconds * random.uniform(0.9, 1.1)  # noqa: S311
-        self._born = self._last_write = time.monotonic()
-        self._cursor: Cursor | None = None
+        self._born = self._last_write = asyncio.get_running_loop().time()
+        self._drain_timer: asyncio.TimerHandle | None = None
         self._reason: str | None = None
         self._rejoining: asyncio.Task[None] | None = None
         self._subscription = hub.subscribe(session, self._wake)
@@ -92,8 +103,9 @@ class Stream:
     def leave(self) -> None:
         """Forget the stream; must be called exactly once, however far it came."""
         self._hub.unsubscribe(self._subscription)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._drain_timer):
+            if timer is not None:
+                timer.cancel()
         if self._rejoining is not None:
             self._rejoining.cancel()
         if self._writer is not None:
@@ -102,11 +114,13 @@ class Stream:
     async def run(self, joined: Joined, since: Cursor | None, receive: Receive, send: Send) -> str:
         """Send headers and first frames in one write, then stay until either side ends it; return the reason."""
         self._task = asyncio.current_task()
-        self._writer = Writer(send, on_free=self._freed, timeout_seconds=self._settings.write_timeout_seconds)
         forget_drain = self._hub.on_drain(self._drain)
         self._hub.metrics.stream_opened()
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self._headers()})
+            headers = [(name.encode(), value.encode()) for name, value in stream_headers(self._stream_id).items()]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            # Not before: where `send` waits, as behind a middleware, a wake-up would be written before the opening.
+            self._writer = Writer(send, on_free=self._freed, timeout_seconds=self._settings.write_timeout_seconds)
             self._put(self._opening(joined, since))
             self._arm(self._settings.heartbeat_ms / 1000)
             if self._hub.is_draining:
@@ -124,20 +138,10 @@ class Stream:
             forget_drain()
             reason = self._reason or "client_left"
             self._reason = reason
-            self._hub.metrics.stream_closed(reason, time.monotonic() - self._born)
+            self._hub.metrics.stream_closed(reason, asyncio.get_running_loop().time() - self._born)
         return reason
 
     # -- frames -------------------------------------------------------------------------------------------------------
-
-    def _headers(self) -> list[tuple[bytes, bytes]]:
-        return [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache, no-store, no-transform, private"),
-            (b"x-accel-buffering", b"no"),
-            (b"vary", VARY.encode()),
-            (b"x-content-type-options", b"nosniff"),
-            (b"x-request-id", self._stream_id.encode()),
-        ]
 
     def _opening(self, joined: Joined, since: Cursor | None) -> list[bytes]:
         mode = "resync" if joined.resync else "snapshot" if joined.read.full else "resume"
@@ -155,7 +159,6 @@ class Stream:
     def _joined(self, joined: Joined, since: Cursor | None) -> list[bytes]:
         """Frames of a join. Until the last of them is out, no id may claim the read they came from."""
         read = joined.read
-        self._cursor = read.cursor
         events: list[Event] = [resync(joined.resync)] if joined.resync else []
         if read.full:
             events += snapshot(self._hub.watch, self._session, read.states, read.cursor)
@@ -170,7 +173,7 @@ class Stream:
 
     def _put(self, frames: list[bytes], *, more: bool = True) -> None:
         assert self._writer is not None
-        self._last_write = time.monotonic()
+        self._last_write = asyncio.get_running_loop().time()
         self._hub.metrics.frames_sent(len(frames))
         try:
             self._writer.write(frames[0] if len(frames) == 1 else b"".join(frames), more=more)
@@ -195,13 +198,16 @@ class Stream:
     async def _join_again(self, reason: ResyncReason) -> None:
         try:
             joined = await self._hub.join(self._subscription, None, resync=reason)
+            assert self._writer is not None
+            await self._writer.until_free()  # a heartbeat may be under way
         except RowcastError:
             self._end(goodbye("slow_consumer", resume=True, retry_ms=_spread_ms(1)))
         except Exception:
             logger.exception("a stream could not join again", extra={"stream_id": self._stream_id})
             self._end(failed(self._hub.watch, self._session))
         else:
-            self._put(self._joined(joined, None))
+            if self._reason is None:
+                self._put(self._joined(joined, None))
         finally:
             self._rejoining = None
         self._wake()
@@ -214,7 +220,7 @@ class Stream:
     def _tick(self) -> None:
         """Say goodbye when it is time to; else show life if nothing was sent for the length of a heartbeat."""
         assert self._writer is not None
-        now, beat = time.monotonic(), self._settings.heartbeat_ms / 1000
+        now, beat = asyncio.get_running_loop().time(), self._settings.heartbeat_ms / 1000
         if self._principal.expires_at is not None and self._hub.clock() >= self._principal.expires_at:
             self._end(goodbye("token_expired", resume=True, retry_ms=_spread_ms(1)))
         elif self._knows_protocol and now - self._born >= self._max_age_seconds:
@@ -222,14 +228,27 @@ class Stream:
         else:
             idle = now - self._last_write
             if idle >= beat and not self._writer.is_busy:
-                self._put([encode(heartbeat(self._hub.place, self._hub.clock()))])
+                self._put(self._heartbeat())
                 idle = 0.0
             self._arm(beat - idle if idle < beat else beat)
+
+    def _heartbeat(self) -> list[bytes]:
+        """What waits goes first: the position of the heartbeat covers it."""
+        if self._subscription.resync is not None or self._rejoining is not None:
+            return [encode(heartbeat(None, self._hub.clock()))]
+        return [*self._subscription.drain(), encode(heartbeat(self._hub.place_of(self._session), self._hub.clock()))]
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        self._end(goodbye("drain", resume=True, retry_ms=_spread_ms(self._settings.drain_seconds)))
+        """Say goodbye: at once to clients that come back by themselves, to others when the window is over.
+
+        Who is asked a second time does it at once.
+        """
+        if self._knows_protocol or self._drain_timer is not None:
+            self._end(goodbye("drain", resume=True, retry_ms=_spread_ms(self._settings.drain_seconds)))
+        else:
+            self._drain_timer = asyncio.get_running_loop().call_later(self._settings.drain_seconds, self._drain)
 
     def _end(self, last: Event) -> None:
         """Send what waits and a last frame, then end the body and the request."""

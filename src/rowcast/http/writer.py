@@ -65,6 +65,11 @@ class Writer:
             self._task = None
             self._on_free(is_sent)
 
+    async def until_free(self) -> None:
+        """Wait until nothing waits any more, sent or not."""
+        while self._task is not None:
+            await asyncio.wait([self._task])
+
     def abandon(self) -> None:
         """Stop waiting for the peer."""
         if self._task is not None:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import asyncpg
 
@@ -20,6 +20,11 @@ __all__ = ["OLDEST_POSTGRES", "connect", "create_pool", "normalise_dsn", "transl
 
 OLDEST_POSTGRES = 14
 _DRIVER = re.compile(r"postgres(?:ql)?(?:\+\w+)?://")
+_PORT = re.compile(r":([^:,\]]+)(?:,|$)")
+_UNREADABLE = (
+    "the DSN cannot be read; write it as postgresql://user:password@host:5432/name, "
+    "with %-escapes for any of :/?#[]@ in the password"
+)
 
 
 def normalise_dsn(dsn: str) -> str:
@@ -30,16 +35,27 @@ def normalise_dsn(dsn: str) -> str:
     """
     text = dsn.strip()
     if match := _DRIVER.match(text):
-        return "postgresql://" + text[match.end() :]
+        return _checked("postgresql://" + text[match.end() :])
     if "://" not in text and "=" in text:
         try:
             pairs = dict(part.split("=", 1) for part in shlex.split(text))
         except ValueError:
-            raise ConfigurationError(
-                "the DSN cannot be read; write it as postgresql://user:password@host:5432/name"
-            ) from None
-        return _uri(pairs)
-    raise ConfigurationError("the DSN cannot be read; write it as postgresql://user:password@host:5432/name")
+            raise ConfigurationError(_UNREADABLE) from None
+        return _checked(_uri(pairs))
+    raise ConfigurationError(_UNREADABLE)
+
+
+def _checked(uri: str) -> str:
+    """Return `uri` if it can be taken apart; asyncpg would say what it stumbled over, which may be the password."""
+    try:
+        parts = urlsplit(uri)
+        listed = ",".join(parse_qs(parts.query).get("port", [])).split(",")
+        ports = [int(port) for port in (*_PORT.findall(parts.netloc.rpartition("@")[2]), *listed) if port]
+    except ValueError:
+        raise ConfigurationError(_UNREADABLE) from None
+    if not all(0 < port < 65536 for port in ports):
+        raise ConfigurationError(_UNREADABLE)
+    return uri
 
 
 def _uri(pairs: Mapping[str, str]) -> str:
@@ -64,14 +80,16 @@ async def connect(dsn: str, *, application_name: str, timeout_seconds: float = 1
     return connection
 
 
-async def create_pool(dsn: str, *, application_name: str, max_size: int) -> "Pool":
+async def create_pool(
+    dsn: str, *, application_name: str, max_size: int, command_timeout_seconds: float | None = 30
+) -> "Pool":
     """Return a pool that opens its first connection when it is first used: a server starts without a database."""
     return await asyncpg.create_pool(
         normalise_dsn(dsn),
         min_size=0,
         max_size=max_size,
         timeout=10,
-        command_timeout=30,
+        command_timeout=command_timeout_seconds,
         max_inactive_connection_lifetime=60,
         server_settings={"application_name": application_name},
     )
@@ -93,13 +111,17 @@ def translated() -> Iterator[None]:
         asyncpg.InvalidSchemaNameError,
     ) as error:
         raise ConfigurationError(f"the database is not migrated ({error}); run `rowcast migrate`") from error
+    except asyncpg.ClientConfigurationError as error:
+        raise ConfigurationError(f"the DSN cannot be used: {error}") from error
+    except asyncpg.ReadOnlySQLTransactionError as error:
+        raise DatabaseUnavailable(f"the database takes no writes: {error}") from error
     except (
         OSError,
         TimeoutError,
         asyncpg.PostgresConnectionError,
         asyncpg.InterfaceError,
         asyncpg.OperatorInterventionError,
-        asyncpg.TooManyConnectionsError,
+        asyncpg.InsufficientResourcesError,
     ) as error:
         raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {str(error) or type(error).__name__}") from error
 

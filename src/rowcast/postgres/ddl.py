@@ -31,7 +31,7 @@ def install_steps(watch: Watch, *, concurrently: bool = True) -> Sequence[Step]:
     shared, own, begin = load("v1/install.sql"), load("v1/watch.sql", values), load("v1/steps.sql", values)
     return (
         Step((*shared.values(), own["check"], begin["lock"], own["columns"], own["register"])),
-        Step((begin["drop_invalid_index"], own["index"]), in_transaction=not concurrently),
+        _index_step(begin["drop_invalid_index"], own["index"], lock=begin["lock"], concurrently=concurrently),
         Step((own["stamp_function"], own["notify_function"], begin["lock"], own["triggers"], own["epoch"])),
     )
 
@@ -39,12 +39,17 @@ def install_steps(watch: Watch, *, concurrently: bool = True) -> Sequence[Step]:
 def uninstall_steps(watch: Watch, *, concurrently: bool = True) -> Sequence[Step]:
     """Return what takes triggers, columns, index and memory of `watch` away again."""
     values = _values(watch, concurrently=concurrently)
-    own, lock = load("v1/unwatch.sql", values), load("v1/steps.sql", values)["lock"]
+    own, begin = load("v1/unwatch.sql", values), load("v1/steps.sql", values)
     return (
-        Step((lock, own["triggers"])),
-        Step((own["index"],), in_transaction=not concurrently),
-        Step((lock, own["columns"], load("v1/uninstall.sql")["everything"])),
+        Step((begin["lock"], own["triggers"])),
+        _index_step(own["index"], lock=begin["lock"], concurrently=concurrently),
+        Step((begin["lock_to_leave"], own["columns"], load("v1/uninstall.sql")["everything"])),
     )
+
+
+def _index_step(*statements: str, lock: str, concurrently: bool) -> Step:
+    """What is not done concurrently needs the lock, and must not queue for it."""
+    return Step(statements, in_transaction=False) if concurrently else Step((lock, *statements))
 
 
 def _values(watch: Watch, *, concurrently: bool) -> dict[str, str]:

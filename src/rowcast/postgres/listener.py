@@ -73,6 +73,9 @@ class Listener:
 
     async def _listen(self, hub: Hub) -> None:
         connection = await connect(self._dsn, application_name="rowcast-listener")
+        gone = asyncio.Event()
+        # Before anything is awaited: a connection that is closed meanwhile would never say so.
+        connection.add_termination_listener(lambda _: gone.set())
         try:
             with translated():
                 if await connection.fetchval("SELECT pg_is_in_recovery()"):
@@ -84,7 +87,7 @@ class Listener:
             self._connection = connection
             self._backoff.reset()
             logger.info("listening", extra={"channel": self._watch.channel})
-            await self._keep_probing(connection, hub)
+            await self._keep_probing(connection, hub, gone)
         finally:
             self._connection = None
             # `close()` would wait for a peer that may be gone, and `is_closed()` does not know.
@@ -99,9 +102,7 @@ class Listener:
                 " in between? Set ROWCAST_LISTEN_DATABASE_URL to a direct address of the primary"
             ) from None
 
-    async def _keep_probing(self, connection: "Connection", hub: Hub) -> None:
-        gone = asyncio.Event()
-        connection.add_termination_listener(lambda _: gone.set())
+    async def _keep_probing(self, connection: "Connection", hub: Hub, gone: asyncio.Event) -> None:
         misses = 0
         while misses < 2:
             with suppress(TimeoutError):

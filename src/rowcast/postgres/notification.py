@@ -1,13 +1,17 @@
 """What the trigger says on the channel, read with distrust: any role of the database may forge it."""
 
 import json
+import re
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from rowcast.event import RowState
 from rowcast.watch import Watch
 
 __all__ = ["Notification", "parse"]
+
+_XID = re.compile(r"[0-9]{1,20}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,13 @@ def parse(watch: Watch, payload: str) -> Notification:
     document = json.loads(payload)
     if not isinstance(document, dict):
         raise ValueError("not an object")
+    if any(
+        isinstance(value, dict | list) or (isinstance(value, float) and not isfinite(value))
+        for value in document.values()
+    ):
+        raise ValueError("a value that the trigger does not send, and that might not fit a frame")
     horizon = document.pop("horizon", None)
-    if not isinstance(horizon, str) or not horizon.isascii() or not horizon.isdigit() or len(horizon) > 20:
+    if not isinstance(horizon, str) or not _XID.match(horizon) or int(horizon) >= 2**64:
         raise ValueError("no horizon")
     if document.get("truncated") is True:
         return Notification("truncated", int(horizon))

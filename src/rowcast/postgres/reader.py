@@ -60,7 +60,7 @@ class PostgresReader:
     async def _read(self, kind: str, since: Cursor | None, *arguments: object) -> Read:
         started = time.monotonic()
         records, place = await self._fetch(kind, *arguments)
-        if place["epoch"] is None:
+        if place["epoch"] is None and not place["standby"]:
             await self._begin_epoch()
             records, place = await self._fetch(kind, *arguments)
         if place["standby"]:

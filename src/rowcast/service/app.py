@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from http import HTTPStatus
 from importlib.resources import files
+from uuid import UUID
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -16,8 +18,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
-from rowcast import NotFound, RowcastError, Unavailable
+from rowcast import InvalidRequest, NotFound, RowcastError, Unavailable
 from rowcast.http import (
+    VARY,
     Admission,
     Authenticator,
     BodyLimit,
@@ -30,7 +33,6 @@ from rowcast.http import (
     StreamSettings,
     Tickets,
     cors_options,
-    drain_on_signals,
     live_routes,
     problem,
     refusal,
@@ -39,8 +41,8 @@ from rowcast.postgres import postgres_hub
 from rowcast.prometheus import PrometheusMetrics
 from rowcast.service import api
 from rowcast.service.api.auth import COOKIE, GuestRate
-from rowcast.service.api.context import Service, parse_uuid
-from rowcast.service.api.openapi import describe
+from rowcast.service.api.context import Service
+from rowcast.service.api.openapi import describe, methods_of
 from rowcast.service.leases import end_lost_requests
 from rowcast.service.logs import redact_access_log
 from rowcast.service.settings import Settings
@@ -56,6 +58,8 @@ POLL_PATH = "/api/session/{session_id}/requests"
 logger = logging.getLogger(__name__)
 
 _HEADERS = {
+    "Cache-Control": "private, no-cache",
+    "Vary": VARY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
@@ -69,11 +73,9 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         redact_access_log()
-        loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(service.database)
-            await stack.enter_async_context(service.hub)
-            stack.enter_context(drain_on_signals(service.hub, call_soon=loop.call_soon_threadsafe))
+            await stack.enter_async_context(service.hub.lifespan(app))
             work = Work(service.database, lease_seconds=settings.lease_seconds)
             leases = asyncio.create_task(end_lost_requests(work))
             stack.callback(leases.cancel)
@@ -84,10 +86,12 @@ def create_app(settings: Settings) -> FastAPI:
         version="0.1.0",
         summary="Commit a row in PostgreSQL, and every browser allowed to see it knows within milliseconds.",
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
         middleware=_middleware(settings),
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
+        redirect_slashes=False,
     )
     app.state.service = service
     app.state.guest_rate = GuestRate(settings.guest_per_minute)
@@ -98,7 +102,8 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (api.sessions, api.requests, api.queries, api.auth, api.config, api.health):
         app.include_router(router)
     app.router.routes.extend(_live_routes(service))
-    app.mount("/", StaticFiles(directory=str(files("rowcast.service") / "web"), html=True), name="page")
+    # Not a mount: that would match every path, and hide that a resource exists but not this method of it.
+    app.router.default = StaticFiles(directory=str(files("rowcast.service") / "web"), html=True)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app
 
@@ -150,10 +155,10 @@ def _live_routes(service: Service) -> list[Route]:
         if is_stream and not settings.sse_enabled:
             raise Unavailable("Streams are switched off; poll instead.", code="switched_off")
         if is_stream:
-            principal = await service.authenticator.verify_any_token_or_ticket(connection, session=session.lower())
+            principal = await service.authenticator.verify_any_token_or_ticket(connection, session=session)
         else:
             principal = await service.authenticator.verify_any_token(connection)
-        await service.sessions.check_owner(principal.owner, parse_uuid(session, "session_id"))
+        await service.sessions.check_owner(principal.owner, UUID(session))
         return principal
 
     return list(
@@ -189,16 +194,22 @@ async def _answer_refusal(request: Request, error: Exception) -> Response:
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    problems = (f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
-    return problem(request, 422, "invalid_body", "; ".join(problems)[:1000])
+    problems = "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
+    if any(item["loc"][0] == "body" for item in error.errors()):
+        return problem(request, 422, "invalid_body", problems[:1000])
+    return problem(request, 400, InvalidRequest.code, problems[:1000])
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 404:
+    methods = methods_of(request.app, request.url.path)
+    if error.status_code == 404 or (error.status_code == 405 and not methods):
         return refusal(request, NotFound())
-    answer = problem(request, error.status_code, f"http_{error.status_code}", str(error.detail))
+    status = HTTPStatus(error.status_code)
+    answer = problem(request, status, status.phrase.lower().replace(" ", "_"), str(error.detail))
     answer.headers.update(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        answer.headers["Allow"] = ", ".join(methods)
     return answer
 
 

@@ -23,3 +23,5 @@ async def end_lost_requests(work: Work) -> None:
             await work.forget_old_keys()
         except RowcastError:
             continue  # the database is away; the leases wait
+        except Exception:
+            logger.exception("lost requests could not be ended")  # and yet the next look must come

@@ -45,5 +45,6 @@ def configure_logs(style: str, *, level: int = logging.INFO) -> None:
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("pgqueuer").setLevel(logging.ERROR)
+    # It logs a stack trace ten times a second while the database is away; the worker says what matters itself.
+    logging.getLogger("pgqueuer").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -1,9 +1,14 @@
 """Running the server and the worker as processes."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -14,19 +19,41 @@ from rowcast.service.app import create_app
 from rowcast.service.settings import Settings
 from rowcast.service.worker import Worker
 
-__all__ = ["bind", "serve_forever", "server_config", "work_forever"]
+__all__ = ["Server", "bind", "leave_within", "serve_forever", "server_config", "work_forever"]
+
+_LAST_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """A server that returns when it was told to stop.
+
+    uvicorn's own sends itself the signal once more, which would end the process before others have cleaned up.
+    """
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Exit on SIGINT and SIGTERM for the length of the block."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def serve_forever(settings: Settings, *, workers: int = 1) -> None:
     """Run the server until it is told to stop. Raises `ConfigurationError` when the port is taken."""
-    listening = bind(settings.host, settings.port)
-    if workers == 1:
-        asyncio.run(uvicorn.Server(server_config(settings, create_app(settings))).serve(sockets=[listening]))
-        return
-    if settings.signing_key_file is None:
+    if workers > 1 and settings.signing_key_file is None:
         raise ConfigurationError(
             "several workers need ROWCAST_SIGNING_KEY_FILE, or they would not accept each other's tickets"
         )
+    listening = bind(settings.host, settings.port)
+    if workers == 1:
+        asyncio.run(Server(server_config(settings, create_app(settings))).serve(sockets=[listening]))
+        return
     # Each process reads the environment anew, so what was chosen on the command line has to be there.
     os.environ |= {"ROWCAST_HOST": settings.host, "ROWCAST_PORT": str(settings.port)}
     listening.close()
@@ -52,19 +79,43 @@ def server_options(settings: Settings) -> dict[str, Any]:
 
 
 async def work_forever(settings: Settings) -> None:
-    """Run a worker until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
+    """Run a worker until SIGTERM or SIGINT; a second signal ends the grace that running requests have."""
+    loop = asyncio.get_running_loop()
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    told = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        # Not a handler of the loop: a request that blocks the loop would block that, too.
+        if not told.is_set():
+            leave_within(settings.worker_grace_seconds + _LAST_SECONDS)
+        loop.call_soon_threadsafe((hurry if told.is_set() else stop).set)
+        told.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await Worker(settings).run(stop)
+        signal.signal(number, handle)
+    await Worker(settings).run(stop, hurry=hurry)
+
+
+def leave_within(seconds: float) -> None:
+    """End this process after `seconds`, should a handler that blocks, or will not be cancelled, keep it from ending."""
+
+    def leave() -> None:
+        logger.critical("a handler keeps the process from ending; it is ended now")
+        os._exit(1)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address. Raises `ConfigurationError` when it is taken."""
+    """Return a socket that listens on an address. Raises `ConfigurationError` when it is taken."""
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        # Until it listens, another program could bind the same port, and take it.
+        listening.listen(2048)
     except OSError as error:
         listening.close()
         raise ConfigurationError(

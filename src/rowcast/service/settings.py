@@ -2,18 +2,24 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from rowcast import ConfigurationError
+from rowcast.http import cors_options
+from rowcast.postgres import normalise_dsn
 
 __all__ = ["IssuerSettings", "Settings", "load_settings"]
 
 PREFIX = "ROWCAST_"
+
+T = TypeVar("T")
 
 
 class IssuerSettings(BaseModel):
@@ -85,6 +91,9 @@ class Settings(BaseSettings):
         20, ge=2, le=25, description="How long a worker may be silent before it counts as lost."
     )
     worker_concurrency: int = Field(10, ge=1, le=1000, description="Requests one worker answers at a time.")
+    worker_grace_seconds: float = Field(
+        20, ge=0, le=3600, description="How long a worker that is told to stop lets running requests go on."
+    )
     log_format: str = Field("auto", pattern="^(auto|console|json)$", description="`console`, `json`, or by terminal.")
 
     @field_validator("allowed_origins", mode="before")
@@ -92,23 +101,53 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _accepted(cors_options, value)
+
+    @field_validator("database_url", "listen_database_url")
+    @classmethod
+    def _check_dsn(cls, value: str) -> str:
+        return _accepted(normalise_dsn, value) if value else value
+
     def with_values(self, **values: object) -> Self:
         """Return these settings with some replaced."""
         return self.model_validate({**self.model_dump(), **values})
 
 
-def load_settings(environment: Mapping[str, str] | None = None, **values: object) -> Settings:
-    """Read the environment. Raises `ConfigurationError` that names each setting that is wrong, or unknown."""
+def load_settings(**values: object) -> Settings:
+    """Read the environment; `values` beat it. Raises `ConfigurationError` that names what is wrong, or unknown."""
     names = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    for name in sorted(os.environ if environment is None else environment):
+    for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in names:
             nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)
             raise ConfigurationError(f"unknown setting {name}; did you mean {nearest[0]}?")
     try:
         return Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:
-        problems = "; ".join(
-            f"{PREFIX}{'_'.join(map(str, problem['loc'])).upper().removeprefix(PREFIX)}: {problem['msg']}"
-            for problem in error.errors(include_input=False, include_url=False)
-        )
-        raise ConfigurationError(problems) from None
+        problems = (_problem(item) for item in error.errors(include_input=False, include_url=False))
+        raise ConfigurationError("; ".join(problems)) from None
+    except SettingsError as error:
+        field = re.search(r'"(\w+)"', str(error))
+        name = f"{PREFIX}{field[1].upper()}" if field else "a setting"
+        raise ConfigurationError(f"{name}: this is not JSON") from None
+
+
+def _accepted(check: Callable[[T], object], value: T) -> T:
+    """Return `value` if `check` does not object to it."""
+    try:
+        check(value)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _problem(item: ErrorDetails) -> str:
+    """Say in one line which variable is wrong, and why."""
+    field, *inside = [str(part) for part in item["loc"]]
+    name = PREFIX + field.upper().removeprefix(PREFIX)
+    if name not in os.environ and name == "ROWCAST_SSE_ENABLED":
+        name = "ENABLE_SSE_ENDPOINT"
+    place = f" ({'.'.join(inside)})" if inside else ""
+    return f"{name}{place}: {' '.join(item['msg'].removeprefix('Value error, ').split())}"

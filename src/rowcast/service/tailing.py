@@ -19,21 +19,25 @@ _COLOURS = {"pending": "yellow", "in_progress": "cyan", "done": "green", "error"
 
 async def follow(url: str, session: str, *, token: str, transport: Literal["auto", "sse", "poll"]) -> None:
     """Print every change of a session until interrupted."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
+
+    def say(live: Live) -> None:
+        console.print(Text(f"        {live.status}{live.reason and f': {live.reason}'}", style="dim"))
+
     console.print(Text(f"following {session} at {url}", style="dim"))
-    async with watch(url, session, token=token, transport=transport) as live:
+    async with watch(url, session, token=token, transport=transport, on_status=say) as live:
         async for change in live:
-            console.print(_line(change, live))
+            console.print(_line(change))
 
 
-def _line(change: Change, live: Live) -> Text:
+def _line(change: Change) -> Text:
     row = change.row
     status = "removed" if change.removed else str(row.get("status", ""))
     number = f"#{row['sequence_number']}" if "sequence_number" in row else str(row.get("request_id", ""))
     lag = "" if change.lag_seconds is None else f"{max(0, change.lag_seconds) * 1000:.0f} ms"
     line = Text(f"{number:>6}  ")
     line.append(f"{status:<12}", style=_COLOURS.get(status, ""))
-    line.append(f"{change.transport:<5} {live.status:<12} {lag:>8}", style="dim")
+    line.append(f"{change.transport:<5} {lag:>8}", style="dim")
     return line
 
 

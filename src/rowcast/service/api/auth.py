@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from rowcast import NotFound, RateLimited, Unauthorized
 from rowcast.http import guest_cookie, needs_secure_cookie
 from rowcast.service.api.context import Services
-from rowcast.service.api.models import GuestToken
+from rowcast.service.api.models import GuestToken, KeySet
 
 __all__ = ["COOKIE", "GuestRate", "router"]
 
@@ -38,7 +38,10 @@ class GuestRate:
         times.append(now)
 
 
-@router.post("/api/auth/guest", status_code=201, response_model=GuestToken)
+@router.post(
+    "/api/auth/guest", status_code=201, response_model=GuestToken,
+    responses={200: {"model": GuestToken, "description": "The guest's cookie is still good"}},
+)  # fmt: skip
 async def become_guest(request: Request, service: Services) -> Response:
     """Get a guest token, also as a cookie; a guest who still has a good cookie stays who they are."""
     if not service.settings.guest_enabled:
@@ -59,7 +62,8 @@ async def become_guest(request: Request, service: Services) -> Response:
     return response
 
 
-@router.get("/.well-known/jwks.json")
+@router.head("/.well-known/jwks.json", include_in_schema=False)
+@router.get("/.well-known/jwks.json", response_model=KeySet)
 async def get_public_keys(service: Services) -> Response:
     """The public keys of the tokens issued here."""
     return JSONResponse(service.signing_key.jwks(), headers={"Cache-Control": "public, max-age=300"})

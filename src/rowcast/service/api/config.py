@@ -11,6 +11,7 @@ __all__ = ["router"]
 router = APIRouter(prefix="/api", tags=["operation"])
 
 
+@router.head("/config", include_in_schema=False)
 @router.get("/config")
 async def get_config(response: Response, service: Services, caller: Caller) -> ClientConfig:
     """Say which transport the caller should use, and how; streams are offered to a share of the users only."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
+from starlette.exceptions import HTTPException
 
 from rowcast import Hub, InvalidRequest
 from rowcast.http import Admission, Authenticator, GuestTokens, PollSettings, Principal, SigningKey
@@ -13,7 +14,7 @@ from rowcast.service.settings import Settings
 from rowcast.service.store import Queries, Requests, Sessions
 from rowcast.service.store.database import Database
 
-__all__ = ["Caller", "Service", "Services", "parse_uuid", "verify_any_token"]
+__all__ = ["Caller", "PathId", "Service", "Services", "parse_uuid", "verify_any_token"]
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\Z")
 
@@ -44,11 +45,16 @@ Services = Annotated[Service, Depends(_service)]
 
 
 async def verify_any_token(request: Request, service: Services) -> Principal:
-    """Return who is calling. Raises `Unauthorized`, or `CrossSite`."""
-    return await service.authenticator.verify_any_token(request)
+    """Return who is calling. Raises `Unauthorized`, `CrossSite`, or for a body that is not JSON a 415."""
+    principal = await service.authenticator.verify_any_token(request)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and await request.body():
+        raise HTTPException(415, "Send application/json.")
+    return principal
 
 
 Caller = Annotated[Principal, Depends(verify_any_token)]
+PathId = Annotated[str, Path(json_schema_extra={"format": "uuid"})]
 
 
 def parse_uuid(text: str, field: str) -> UUID:

@@ -2,34 +2,41 @@
 
 import asyncio
 
-from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from rowcast import RowcastError
+from rowcast.http import problem
 from rowcast.prometheus import CONTENT_TYPE
 from rowcast.service.api.context import Services
+from rowcast.service.api.models import Alive, Readiness
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["operation"])
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez")
-async def live() -> dict[str, str]:
+async def live() -> Alive:
     """The loop turns; nothing else is asked, so that a database that is away restarts nobody."""
-    return {"status": "ok"}
+    return Alive(status="ok")
 
 
-@router.get("/readyz")
-async def ready(service: Services) -> Response:
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz", response_model=Readiness)
+async def ready(request: Request, service: Services) -> Response:
     """200 when database and LISTEN are up and the process is not draining, else 503 that says what is not."""
     checks = {"database": await _database_answers(service), "listener": service.hub.is_live}
     checks["accepting"] = not service.hub.is_draining
-    is_ready = all(checks.values())
-    return JSONResponse({"status": "ready" if is_ready else "not ready", **checks}, 200 if is_ready else 503)
+    if all(checks.values()):
+        return JSONResponse({"status": "ready", **checks})
+    missing = ", ".join(name for name, is_good in checks.items() if not is_good)
+    return problem(request, 503, "not_ready", f"Not ready: {missing}")
 
 
-@router.get("/metrics")
+@router.head("/metrics", include_in_schema=False)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(service: Services) -> Response:
     """Counters and gauges in the text format of Prometheus."""
     render = getattr(service.hub.metrics, "render", None)

@@ -1,32 +1,33 @@
 """Bodies of the API, as its callers read and write them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rowcast.service.store.law import Status
 
 __all__ = [
-    "ClientConfig", "GuestToken", "NewRequest", "NewSession", "Problem", "QueryMetadata", "Question", "RequestChange",
-    "RequestDetail", "RequestState", "SessionBody", "SessionChange", "SessionPage", "SessionRows", "StreamTicket",
+    "Alive", "ClientConfig", "GuestToken", "KeySet", "NewRequest", "NewSession", "Problem", "QueryMetadata",
+    "Question", "Readiness", "RequestChange", "RequestCreated", "RequestDetail", "RequestState", "SessionBody",
+    "SessionChange", "SessionPage", "SessionRows", "StreamTicket",
 ]  # fmt: skip
 
 
-def _storable(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not contain NUL")
-    return text
-
-
-Text = Annotated[str, AfterValidator(_storable)]
+# PostgreSQL cannot store NUL in text.
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 Instant = Annotated[float, Field(description="Epoch seconds, rounded to milliseconds.")]
 Uuid = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+
+
+def _whole(value: object) -> object:
+    """To JSON Schema 5.0 is an integer; pydantic's strict mode knows no such thing."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class Body(BaseModel):
     """A body that callers send: unknown fields are refused, so that a typo is not a silent no-op."""
 
-    model_config = ConfigDict(extra="forbid", str_max_length=65_536)
+    model_config = ConfigDict(extra="forbid", strict=True, str_max_length=65_536)
 
 
 class NewSession(Body):
@@ -53,7 +54,7 @@ class NewRequest(Body):
 class RequestChange(Body):
     """A rating or review (null takes it back), or the wish to run again what has ended."""
 
-    rating: Annotated[int, Field(ge=-1, le=5)] | None = None
+    rating: Annotated[int, Field(ge=-1, le=5), BeforeValidator(_whole)] | None = None
     review: Annotated[Text, Field(max_length=4000)] | None = None
     retry: bool = False
 
@@ -171,18 +172,40 @@ class GuestToken(BaseModel):
     expires_at: Instant
 
 
+class Column(BaseModel):
+    """A column of a result, with the name of its PostgreSQL type."""
+
+    name: str
+    type: str
+
+
 class QueryMetadata(BaseModel):
     """Metadata of a query that a request ran."""
 
     query_id: Uuid
     request_id: Uuid
     sql: str
-    columns: list[dict[str, str]]
+    columns: list[Column]
     row_count: int | None
     summary: str
     created_at: Instant
     duration_ms: int
     error: str | None
+
+
+class Parameter(BaseModel):
+    """A parameter of a question; the bounds are those of its type."""
+
+    name: str
+    type: str
+    description: str
+    required: bool
+    default: int | float | bool | str | None = None
+    minimum: int | float | str | None = None
+    maximum: int | float | str | None = None
+    minimum_length: int | None = None
+    maximum_length: int | None = None
+    choices: list[str] | None = None
 
 
 class Question(BaseModel):
@@ -191,5 +214,37 @@ class Question(BaseModel):
     name: str
     title: str
     description: str
-    parameters: list[dict[str, Any]]
+    parameters: list[Parameter]
     example: str
+
+
+class PublicKey(BaseModel):
+    """A public key (RFC 7517)."""
+
+    kid: str
+    kty: str
+    crv: str
+    x: str
+    use: Literal["sig"]
+    alg: Literal["EdDSA"]
+
+
+class KeySet(BaseModel):
+    """The public keys of the tokens issued here."""
+
+    keys: list[PublicKey]
+
+
+class Alive(BaseModel):
+    """The process turns."""
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """All is there that requests need."""
+
+    status: Literal["ready"]
+    database: bool
+    listener: bool
+    accepting: bool

@@ -1,15 +1,17 @@
 """Requests: ask, read with the answer, rate, retry, delete."""
 
+import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import JSONResponse
 
-from rowcast import InvalidRequest
+from rowcast import InvalidRequest, NotFound
 from rowcast.http import answer, etag_of, hold, is_unchanged, trace_id_of, wait_of
-from rowcast.service.api.context import Caller, Services, parse_uuid
+from rowcast.service.api.context import Caller, PathId, Services, parse_uuid
 from rowcast.service.api.models import NewRequest, RequestChange, RequestCreated, RequestDetail
+from rowcast.service.api.openapi import CONDITIONAL
 from rowcast.service.store import REQUESTS
 from rowcast.service.store.law import TERMINAL
 from rowcast.service.store.requests import UNCHANGED
@@ -22,11 +24,22 @@ __all__ = ["router"]
 router = APIRouter(prefix="/api/request", tags=["requests"])
 
 _Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
+_Number = Annotated[str, Path(json_schema_extra={"pattern": "^[1-9][0-9]{0,9}$"})]
+# One path cannot have two names in OpenAPI, so both are `id` there.
+_Session = Annotated[str, Path(alias="id", description="The session to ask in.", json_schema_extra={"format": "uuid"})]
+_Request = Annotated[str, Path(alias="id", description="The request.", json_schema_extra={"format": "uuid"})]
+
+_NUMBER = re.compile(r"[1-9][0-9]{0,9}\Z")
 
 
-@router.post("/{session_id}", status_code=201, response_model=RequestCreated)
+@router.post("/{id}", status_code=201, response_model=RequestCreated)
 async def create_request(
-    request: Request, service: Services, caller: Caller, session_id: str, body: NewRequest, idempotency_key: _Key = None
+    request: Request,
+    service: Services,
+    caller: Caller,
+    session_id: _Session,
+    body: NewRequest,
+    idempotency_key: _Key = None,
 ) -> Response:
     """Ask something; a worker answers. The same `Idempotency-Key` with the same body asks only once."""
     session = parse_uuid(session_id, "session_id")
@@ -37,19 +50,27 @@ async def create_request(
     return JSONResponse(_state(row) | {"request": row["request"]}, 201, headers)
 
 
-@router.get("/{session_id}/{sequence_number}", response_model=RequestDetail)
+@router.head("/{session_id}/{sequence_number}", include_in_schema=False)
+@router.get("/{session_id}/{sequence_number}", response_model=RequestDetail, openapi_extra=CONDITIONAL)
 async def get_request(
-    request: Request, service: Services, caller: Caller, session_id: str, sequence_number: str
+    request: Request,
+    service: Services,
+    caller: Caller,
+    session_id: PathId,
+    sequence_number: _Number,
 ) -> Response:
     """Read one request with its response or error; `ETag`, 304 and `wait` as for the whole session."""
     started = time.monotonic()
     session = parse_uuid(session_id, "session_id")
-    if not (sequence_number.isascii() and sequence_number.isdigit() and 0 < int(sequence_number[:10]) < 2**31):
+    if not _NUMBER.match(sequence_number):
         raise InvalidRequest("sequence_number must be a positive integer")
+    number = int(sequence_number)
+    if number >= 2**31:
+        raise NotFound
     wait = wait_of(request, service.poll)
 
     async def load() -> "asyncpg.Record":
-        return await service.requests.get(caller.owner, session, int(sequence_number))
+        return await service.requests.get(caller.owner, session, number)
 
     def is_news(row: "asyncpg.Record") -> bool:
         return not is_unchanged(request, _etag(row))
@@ -63,9 +84,9 @@ async def get_request(
     return answer(request, _detail(row) if news else None, _etag(row))
 
 
-@router.patch("/{request_id}", response_model=RequestDetail)
+@router.patch("/{id}", response_model=RequestDetail)
 async def change_request(
-    request: Request, service: Services, caller: Caller, request_id: str, body: RequestChange
+    request: Request, service: Services, caller: Caller, request_id: _Request, body: RequestChange
 ) -> Response:
     """Rate or review a request, or run again one that has ended."""
     row = await service.requests.change(
@@ -78,8 +99,8 @@ async def change_request(
     return answer(request, _detail(row), _etag(row))
 
 
-@router.delete("/{request_id}", status_code=204)
-async def delete_request(service: Services, caller: Caller, request_id: str) -> Response:
+@router.delete("/{id}", status_code=204)
+async def delete_request(service: Services, caller: Caller, request_id: _Request) -> Response:
     """Delete a request; its watchers are told."""
     await service.requests.delete(caller.owner, parse_uuid(request_id, "request_id"))
     return Response(status_code=204)

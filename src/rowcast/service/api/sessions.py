@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from rowcast import InvalidRequest
-from rowcast.service.api.context import Caller, Services, parse_uuid
+from rowcast.service.api.context import Caller, PathId, Services, parse_uuid
 from rowcast.service.api.models import NewSession, SessionBody, SessionChange, SessionPage
 from rowcast.service.store.sessions import Session
 
@@ -24,6 +24,7 @@ async def create_session(service: Services, caller: Caller, body: NewSession | N
     return _body(await service.sessions.create(caller.owner, name=wanted.name, tags=wanted.tags))
 
 
+@router.head("", include_in_schema=False)
 @router.get("")
 async def list_sessions(
     service: Services, caller: Caller, limit: Annotated[int, Query(ge=1, le=100)] = 50, after: str | None = None
@@ -34,21 +35,22 @@ async def list_sessions(
     return SessionPage(sessions=[_body(session) for session in page.sessions], next=following)
 
 
+@router.head("/{session_id}", include_in_schema=False)
 @router.get("/{session_id}")
-async def get_session(service: Services, caller: Caller, session_id: str) -> SessionBody:
+async def get_session(service: Services, caller: Caller, session_id: PathId) -> SessionBody:
     """Read one session."""
     return _body(await service.sessions.get(caller.owner, parse_uuid(session_id, "session_id")))
 
 
 @router.patch("/{session_id}")
-async def change_session(service: Services, caller: Caller, session_id: str, body: SessionChange) -> SessionBody:
+async def change_session(service: Services, caller: Caller, session_id: PathId, body: SessionChange) -> SessionBody:
     """Rename or retag a session."""
     changed = parse_uuid(session_id, "session_id")
     return _body(await service.sessions.change(caller.owner, changed, name=body.name, tags=body.tags))
 
 
 @router.delete("/{session_id}", status_code=204)
-async def delete_session(service: Services, caller: Caller, session_id: str) -> Response:
+async def delete_session(service: Services, caller: Caller, session_id: PathId) -> Response:
     """Delete a session with all its requests."""
     await service.sessions.delete(caller.owner, parse_uuid(session_id, "session_id"))
     return Response(status_code=204)

@@ -22,7 +22,11 @@ def _dsn() -> str:
 
 
 def _run_offline() -> None:
-    context.configure(dialect_name="postgresql", literal_binds=True, transaction_per_migration=True)
+    # Any paramstyle but the default, which would print every "%" twice.
+    options = {"paramstyle": "named"}
+    context.configure(
+        dialect_name="postgresql", dialect_opts=options, literal_binds=True, transaction_per_migration=True
+    )
     with context.begin_transaction():
         context.run_migrations()
 

@@ -16,15 +16,26 @@ __all__ = ["Database"]
 class Database:
     """A pool that opens with the application and gives out connections for the time of a block."""
 
-    def __init__(self, dsn: str, *, max_connections: int, application_name: str = "rowcast-service") -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        max_connections: int,
+        application_name: str = "rowcast-service",
+        command_timeout_seconds: float | None = 30,
+    ) -> None:
         self._dsn = dsn
+        self._command_timeout_seconds = command_timeout_seconds
         self._max_connections = max_connections
         self._application_name = application_name
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def __aenter__(self) -> Self:
         self._pool = await create_pool(
-            self._dsn, application_name=self._application_name, max_size=self._max_connections
+            self._dsn,
+            application_name=self._application_name,
+            max_size=self._max_connections,
+            command_timeout_seconds=self._command_timeout_seconds,
         )
         return self
 

@@ -15,21 +15,25 @@ CREATE TABLE IF NOT EXISTS rowcast.watch (
 
 -- name: tombstones
 -- The rows that are gone: which session has to be told, and above which version the key may return.
-CREATE TABLE IF NOT EXISTS rowcast.tombstone (
-    watch text NOT NULL,
-    key text NOT NULL,
-    session_id text NOT NULL,
-    version bigint NOT NULL,
-    xid xid8 NOT NULL,
-    deleted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (watch, key, session_id)
-);
-
--- name: tombstones_by_session
-CREATE INDEX IF NOT EXISTS tombstone_session_xid ON rowcast.tombstone (watch, session_id, xid);
-
--- name: tombstones_by_age
-CREATE INDEX IF NOT EXISTS tombstone_deleted_at ON rowcast.tombstone (deleted_at);
+-- CREATE INDEX IF NOT EXISTS would lock the table even where the index exists, and whoever deletes would wait for us
+-- while we wait for the lock on the watched table.
+DO $tombstones$
+BEGIN
+    IF to_regclass('rowcast.tombstone') IS NULL THEN
+        CREATE TABLE rowcast.tombstone (
+            watch text NOT NULL,
+            key text NOT NULL,
+            session_id text NOT NULL,
+            version bigint NOT NULL,
+            xid xid8 NOT NULL,
+            deleted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+            PRIMARY KEY (watch, key, session_id)
+        );
+        CREATE INDEX tombstone_session_xid ON rowcast.tombstone (watch, session_id, xid);
+        CREATE INDEX tombstone_deleted_at ON rowcast.tombstone (deleted_at);
+    END IF;
+END
+$tombstones$;
 
 -- name: epochs
 -- UNLOGGED on purpose: a crash, a promotion or a point-in-time recovery empties it, and that is how it is noticed.
@@ -40,13 +44,16 @@ CREATE UNLOGGED TABLE IF NOT EXISTS rowcast.epoch (
 
 -- name: current_epoch
 -- The name of the database's memory of a table, or NULL when it was emptied and a new one has to be begun.
--- The oids tell a restored dump apart, the system identifier another cluster.
+-- The oids tell a restored dump apart, the system identifier another cluster. A standby cannot read UNLOGGED tables.
 CREATE OR REPLACE FUNCTION rowcast.current_epoch(watched text, relation regclass) RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     remembered uuid;
     cluster text;
 BEGIN
+    IF pg_is_in_recovery() THEN
+        RETURN NULL;
+    END IF;
     SELECT id INTO remembered FROM rowcast.epoch WHERE watch = watched;
     IF remembered IS NULL THEN
         RETURN NULL;

@@ -3,8 +3,10 @@
 -- name: everything
 DO $uninstall$
 BEGIN
-    IF NOT EXISTS (SELECT FROM rowcast.watch) THEN
-        DROP SCHEMA rowcast CASCADE;
+    IF to_regclass('rowcast.watch') IS NOT NULL THEN
+        IF NOT EXISTS (SELECT FROM rowcast.watch) THEN
+            DROP SCHEMA rowcast CASCADE;
+        END IF;
     END IF;
 END
 $uninstall$;

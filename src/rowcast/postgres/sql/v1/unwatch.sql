@@ -1,4 +1,4 @@
--- Takes one watch away from its table.
+-- Takes one watch away from its table. Running it again changes nothing.
 
 -- name: triggers
 DO $triggers$
@@ -13,9 +13,11 @@ BEGIN
     DROP TRIGGER IF EXISTS "<<trigger>>_truncate" ON <<table>>;
     DROP FUNCTION IF EXISTS "<<function>>"();
     DROP FUNCTION IF EXISTS rowcast.stamp_<<name>>();
-    DELETE FROM rowcast.watch WHERE name = '<<name>>';
-    DELETE FROM rowcast.tombstone WHERE watch = '<<name>>';
-    DELETE FROM rowcast.epoch WHERE watch = '<<name>>';
+    IF to_regclass('rowcast.watch') IS NOT NULL THEN
+        DELETE FROM rowcast.watch WHERE name = '<<name>>';
+        DELETE FROM rowcast.tombstone WHERE watch = '<<name>>';
+        DELETE FROM rowcast.epoch WHERE watch = '<<name>>';
+    END IF;
 END
 $triggers$;
 

@@ -7,21 +7,30 @@ DECLARE
     wanted record;
     actual record;
 BEGIN
+    -- Two watches would share the stamp columns of a table, or the memory of a name.
+    FOR actual IN
+        SELECT tgrelid::regclass AS relation, substring(tgname from '^~rowcast_(.*)_1_keep$') AS name FROM pg_trigger
+        WHERE tgname ~ '^~rowcast_.*_1_keep$' AND tgparentid = 0
+            AND (tgrelid = '<<table>>'::regclass) <> (tgname = '~rowcast_<<name>>_1_keep')
+    LOOP
+        RAISE 'rowcast: table % is watched as "%" already; % cannot be watched as "<<name>>" as well',
+            actual.relation, actual.name, '<<table>>'
+            USING ERRCODE = 'duplicate_object', HINT = 'Uninstall that watch first, or give this one another name.';
+    END LOOP;
     FOR wanted IN SELECT * FROM (VALUES <<wanted_columns>>) AS v (name, role) LOOP
         SELECT format_type(a.atttypid, NULL) AS type, t.typtype, a.attgenerated INTO actual
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
         WHERE a.attrelid = '<<table>>'::regclass AND a.attname = wanted.name AND a.attnum > 0 AND NOT a.attisdropped;
         IF NOT FOUND THEN
-            RAISE 'rowcast: table % has no column "%"', '<<table>>', wanted.name USING ERRCODE = 'undefined_column';
+            RAISE 'rowcast: table % has no column "%"; add it, or correct the watch', '<<table>>', wanted.name
+                USING ERRCODE = 'undefined_column';
         ELSIF actual.attgenerated <> '' THEN
             RAISE 'rowcast: column "%" is generated; watch the columns it is computed from', wanted.name
                 USING ERRCODE = 'feature_not_supported';
-        ELSIF actual.type IN ('json', 'xml') THEN
-            RAISE 'rowcast: column "%" is %, whose values cannot be compared; use jsonb or text', wanted.name, actual.type
-                USING ERRCODE = 'feature_not_supported';
         ELSIF wanted.role IN ('uuid', 'integer', 'bigint') AND actual.type <> wanted.role
             OR wanted.role = 'text' AND actual.type NOT IN ('text', 'character varying') THEN
-            RAISE 'rowcast: column "%" is %, but the watch says %', wanted.name, actual.type, wanted.role
+            RAISE 'rowcast: column "%" is %, but the watch says %; uuid, integer, bigint and text will do if both agree',
+                wanted.name, actual.type, wanted.role
                 USING ERRCODE = 'datatype_mismatch';
         ELSIF wanted.role = 'instant' AND actual.type <> 'timestamp with time zone' THEN
             RAISE 'rowcast: column "%" is %; an instant needs timestamp with time zone', wanted.name, actual.type
@@ -31,6 +40,12 @@ BEGIN
             RAISE 'rowcast: column "%" is %; only integers, booleans, uuids and enums are carried', wanted.name, actual.type
                 USING ERRCODE = 'feature_not_supported';
         END IF;
+        BEGIN  -- DISTINCT needs what IS DISTINCT FROM needs, and looks into arrays, domains and rows for it
+            EXECUTE format('SELECT DISTINCT %I FROM <<table>> LIMIT 0', wanted.name);
+        EXCEPTION WHEN undefined_function THEN
+            RAISE 'rowcast: column "%" is %, whose values cannot be compared; use jsonb or text', wanted.name, actual.type
+                USING ERRCODE = 'feature_not_supported';
+        END;
     END LOOP;
 END
 $check$;

@@ -83,20 +83,23 @@ SELECT pg_advisory_xact_lock(hashtextextended($1 || chr(31) || $2, 7));
 DELETE FROM idempotency WHERE created_at < clock_timestamp() - interval '24 hours';
 
 -- name: claim
--- $1 request id · $2 lease in seconds
-UPDATE request SET status = 'in_progress', lease_until = clock_timestamp() + make_interval(secs => $2)
-WHERE request_id = $1 AND status = 'pending'
+-- Begin a request. The job that did holds it from then on: one that was retried meanwhile has another job.
+-- $1 request id · $2 job id · $3 lease in seconds
+UPDATE request SET status = 'in_progress', job_id = $2, lease_until = clock_timestamp() + make_interval(secs => $3)
+WHERE request_id = $1 AND status = 'pending' AND (job_id IS NULL OR job_id = $2)
 RETURNING request_id, session_id, request, handler;
 
 -- name: renew
--- $1 request ids · $2 lease in seconds
-UPDATE request SET lease_until = clock_timestamp() + make_interval(secs => $2)
-WHERE request_id = ANY ($1) AND status = 'in_progress';
+-- $1 job ids · $2 their requests · $3 lease in seconds
+UPDATE request r SET lease_until = clock_timestamp() + make_interval(secs => $3)
+FROM unnest($1::bigint[], $2::uuid[]) AS held (job_id, request_id)
+WHERE r.request_id = held.request_id AND r.job_id = held.job_id AND r.status = 'in_progress'
+RETURNING r.job_id;
 
 -- name: finish
--- $1 request id · $2 status · $3 response · $4 error
-UPDATE request SET status = $2::text::request_status, response = $3, error = $4, lease_until = NULL
-WHERE request_id = $1 AND status = 'in_progress'
+-- $1 request id · $2 job id · $3 status · $4 response · $5 error
+UPDATE request SET status = $3::text::request_status, response = $4, error = $5, lease_until = NULL
+WHERE request_id = $1 AND job_id = $2 AND status = 'in_progress'
 RETURNING request_id;
 
 -- name: record_query
@@ -104,11 +107,13 @@ RETURNING request_id;
 INSERT INTO query (request_id, sql, columns, row_count, summary, duration_ms, error) VALUES ($1, $2, $3::text::jsonb, $4, $5, $6, $7);
 
 -- name: end_lost
--- End what a worker began and no longer vouches for. Skips what another process ends at the same moment.
--- $1 text for the user
+-- End what a worker began and no longer vouches for. Skips what another process ends at the same moment. While the
+-- database was down nobody could vouch, so after its start every worker has the time of one lease to come back.
+-- $1 text for the user · $2 lease in seconds
 UPDATE request SET status = 'error', error = $1, lease_until = NULL
 WHERE request_id IN (
     SELECT request_id FROM request
     WHERE status = 'in_progress' AND lease_until < clock_timestamp()
+        AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $2)
     ORDER BY lease_until LIMIT 100 FOR UPDATE SKIP LOCKED)
 RETURNING request_id;

@@ -4,28 +4,27 @@ uvicorn waits for open responses before it runs the shutdown of the lifespan, an
 this, SIGTERM would hang for ever. Nothing is patched: the handler that the server installed is called after ours.
 """
 
+import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from rowcast.hub import Hub
-
 __all__ = ["drain_on_signals"]
 
 
 @contextmanager
-def drain_on_signals(hub: Hub, *, call_soon: Callable[[Callable[[], None]], object]) -> Iterator[None]:
-    """Drain `hub` on SIGTERM and SIGINT for the length of the block, then let the server's own handler run.
+def drain_on_signals(drain: Callable[[], None]) -> Iterator[None]:
+    """Call `drain` in the running loop on SIGTERM and SIGINT, then let the server's own handler run.
 
-    `call_soon` is `loop.call_soon_threadsafe`: a signal handler may interrupt anything. Outside the main thread, where
-    no handler can be set, this does nothing, and `hub.shutdown()` has to be called.
+    Outside the main thread, where no handler can be set, this does nothing, and `hub.shutdown()` has to be called.
     """
+    loop = asyncio.get_running_loop()
     before: dict[signal.Signals, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        call_soon(hub.drain)
+        loop.call_soon_threadsafe(drain)  # a signal handler may interrupt anything
         previous = before[signal.Signals(number)]
         if callable(previous):
             previous(number, frame)
