@@ -43,6 +43,7 @@ def write(dsn: str, rows: int, seed: int, stop: Event, results: Connection) -> N
         watched = await connection.prepare("UPDATE request SET response = $2 WHERE request_id = $1")
         unwatched = await connection.prepare("UPDATE request SET review = $2 WHERE request_id = $1")
         samples = []
+        results.send("ready")
         while not stop.is_set():
             statement = watched if dice.random() < 0.5 else unwatched
             started = time.monotonic()
@@ -91,7 +92,9 @@ def measure(dsn: str, rows: int, writers: int, quiet_seconds: float, migrate: Ca
         process.start()
         processes.append(process)
         pipes.append(ours)
-    time.sleep(2 + quiet_seconds)
+    for pipe in pipes:
+        pipe.recv()
+    time.sleep(quiet_seconds)
     before = asyncio.run(storage(dsn))
     began = time.monotonic()
     migrate()

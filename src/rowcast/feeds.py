@@ -109,13 +109,12 @@ class Feeds:
         """How many updates wait until the source is heard again."""
         return sum(len(feed.held) for feed in self._by_session.values())
 
-    def forget_held(self) -> None:
-        """Drop what is held back."""
-        for feed in self._by_session.values():
-            feed.held.clear()
-
     def deliver_held(self) -> None:
-        """Hand out what was held back, which ends the gap."""
+        """Hand out what was held back, which ends the gap.
+
+        To be called after `deliver_read`: what an earlier attempt to close the gap held may be older than what nobody
+        heard since. The read covers every feed that can hold such a thing, and makes it no news.
+        """
         for feed in self._by_session.values():
             for update in feed.held.drain():
                 self.deliver(update)

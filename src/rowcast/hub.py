@@ -239,7 +239,6 @@ class Hub:
         still counts as lost.
         """
         before = self._feeds.oldest_limit() or self._place
-        self._feeds.forget_held()  # the read covers it; and what an earlier attempt held may have been outlived
         read = await self.reader.changes(self._feeds.sessions, before or Cursor("", horizon))
         if before is not None and read.usable:
             self._feeds.deliver_read(self.watch, read.states, before)
