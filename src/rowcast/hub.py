@@ -265,6 +265,8 @@ class Hub:
                 read = await self.reader.changes((session,), feed.limit)
             except RowcastError:
                 read = None
+            if self._feeds.get(session) is not feed:
+                return  # those who needed it have left; who has come since has read it, and maybe what came after it
             if read is None or not read.usable or read.cursor.epoch != self._place.epoch:
                 self._feeds.reset("truncated", [feed])
             else:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
+import httpx2
 import pytest
 
 from database import execute, value
@@ -331,6 +332,29 @@ class TestEnd:
             assert opened.next_or_end() is None
             asked = room.ask()
             simple.until("request_update", request_id=asked["request_id"])
+
+    def test_what_is_taken_from_its_owner_is_watched_no_longer(self, start_server: Any, open_room: Any) -> None:
+        room = open_room(start_server(ROWCAST_RECHECK_SECONDS=1, ROWCAST_HEARTBEAT_MS=1000))
+        ticket = check("StreamTicket", room.client.post(f"{room.stream}/ticket").json())
+        with (
+            httpx2.Client(base_url=room.client.base_url) as without_header,
+            stream(room.client, room.stream) as opened,
+            stream(without_header, ticket["url"]) as other,
+        ):
+            opened.opening()
+            other.opening()
+            for _ in range(3):  # still the owner's
+                opened.until("heartbeat")
+            execute(
+                room.database_url,
+                "UPDATE session SET user_owner = 'guest|somebody' WHERE session_id = $1",
+                room.session_id,
+            )
+            for each in (opened, other):
+                goodbye = each.until("goodbye")
+                assert (goodbye.data["reason"], goodbye.data["resume"]) == ("revoked", False)
+                assert each.next_or_end() is None
+        assert room.client.get(room.stream).status_code == 404
 
     def test_a_drain_says_goodbye(self, start_server: Any, open_room: Any) -> None:
         """Those who come back by themselves go first; others when the window is over; then the process is gone."""

@@ -291,6 +291,49 @@ async def test_a_burst_of_rereads_is_two_reads() -> None:
         assert len(told(subscription)) == 50
 
 
+async def test_a_reread_tells_nothing_to_readers_that_came_after_it() -> None:
+    """They have read the session themselves; the reread may be older, and would bring back what has gone since."""
+    async with running() as setup:
+        setup.change("a")
+        setup.source.deliver()
+        first, _ = await setup.join()
+        setup.gate.is_closed = True
+        setup.change("big", reread=True)
+        setup.source.deliver()
+        await turns()
+        setup.gate.waiting.pop().set_result(None)  # the snapshot is taken
+        await turns()
+        setup.hub.unsubscribe(first)
+        setup.delete("a")
+        setup.source.deliver()
+        setup.gate.is_closed = False
+        second, keys = await setup.join()
+        setup.gate.open()
+        await turns()
+        assert keys == ["big"]
+        assert told(second) == []
+
+
+async def test_a_reread_does_not_bring_back_what_a_reader_that_joined_meanwhile_knows_to_have_gone() -> None:
+    async with running() as setup:
+        setup.change("a")
+        setup.source.deliver()
+        await setup.join()
+        setup.gate.is_closed = True
+        setup.change("a", reread=True, status="done")
+        setup.source.deliver()
+        await turns()
+        setup.gate.waiting.pop().set_result(None)
+        await turns()
+        setup.delete("a")
+        setup.gate.is_closed = False
+        second, keys = await setup.join()
+        setup.gate.open()
+        await turns()
+        assert keys == []
+        assert told(second) == []
+
+
 async def test_a_reread_that_fails_makes_the_readers_join_again() -> None:
     async with running() as setup:
         subscription, _ = await setup.join()

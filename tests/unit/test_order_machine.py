@@ -490,7 +490,10 @@ class World:
         self.table.rotate_epoch()
 
     def purge(self) -> None:
-        self.table.purge()
+        """Forget rows that went long ago: nothing that is under way can be older."""
+        if self.hub.is_live and not self.gate:
+            self.idle()
+            self.table.purge()
 
     def back_up(self) -> None:
         self.backup = self.table.backup()

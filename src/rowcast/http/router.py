@@ -27,7 +27,8 @@ __all__ = ["Authorize", "Live", "live_routes"]
 Authorize = Callable[[HTTPConnection, str], Awaitable[Principal]]
 """Says who asks for a session, given as its id in PostgreSQL's spelling.
 
-Raises `Unauthorized`, or `NotFound` when the session is not the caller's.
+Raises `Unauthorized`, or `NotFound` when the session is not the caller's. It is asked again every minute for as long as
+a stream is open, so that nobody goes on watching what was taken from them.
 """
 
 _HEARTBEAT_MS = (1000, 60_000)
@@ -145,6 +146,7 @@ async def _stream(
             settings=replace(live.stream, heartbeat_ms=heartbeat_ms or live.stream.heartbeat_ms),
             stream_id=trace_id_of(request),
             knows_protocol="proto" in request.query_params,
+            recheck=lambda: live.authorize(request, session),
         )
         try:
             joined = await stream.join(since, reason)

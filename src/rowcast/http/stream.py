@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.types import Receive, Send
 
 from rowcast.cursor import Cursor
-from rowcast.errors import RowcastError
+from rowcast.errors import NotFound, RowcastError, Unauthorized
 from rowcast.event import (
     Event,
     ResyncReason,
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 class StreamSettings:
     """How streams behave.
 
+    `recheck_seconds` is how often an open stream asks again whether its session is still its owner's.
     `max_age_seconds` is varied by ± 10 % for each stream, and not applied to clients that do not know the protocol:
     they would not come back. `drain_seconds` is the window over which clients are asked to return after a drain.
     """
@@ -45,6 +47,7 @@ class StreamSettings:
     max_age_seconds: float = 3600
     write_timeout_seconds: float = 20
     drain_seconds: float = 5
+    recheck_seconds: float = 60
 
 
 def stream_headers(stream_id: str) -> dict[str, str]:
@@ -67,7 +70,8 @@ class Stream:
 
     __slots__ = (
         "_born", "_drain_timer", "_hub", "_knows_protocol", "_last_write", "_max_age_seconds", "_principal",
-        "_reason", "_rejoining", "_session", "_settings", "_stream_id", "_subscription", "_task", "_timer", "_writer",
+        "_reason", "_recheck", "_recheck_at", "_rechecking", "_rejoining", "_session", "_settings", "_stream_id",
+        "_subscription", "_task", "_timer", "_writer",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +83,7 @@ class Stream:
         settings: StreamSettings,
         stream_id: str,
         knows_protocol: bool,
+        recheck: Callable[[], Awaitable[object]],
     ) -> None:
         self._hub = hub
         self._session = session
@@ -90,6 +95,9 @@ class Stream:
         self._born = self._last_write = asyncio.get_running_loop().time()
         self._drain_timer: asyncio.TimerHandle | None = None
         self._reason: str | None = None
+        self._recheck = recheck
+        self._recheck_at = self._born + settings.recheck_seconds
+        self._rechecking: asyncio.Task[None] | None = None
         self._rejoining: asyncio.Task[None] | None = None
         self._subscription = hub.subscribe(session, self._wake)
         self._task: asyncio.Task[object] | None = None
@@ -106,8 +114,9 @@ class Stream:
         for timer in (self._timer, self._drain_timer):
             if timer is not None:
                 timer.cancel()
-        if self._rejoining is not None:
-            self._rejoining.cancel()
+        for task in (self._rejoining, self._rechecking):
+            if task is not None:
+                task.cancel()
         if self._writer is not None:
             self._writer.abandon()
 
@@ -226,11 +235,29 @@ class Stream:
         elif self._knows_protocol and now - self._born >= self._max_age_seconds:
             self._end(goodbye("max_age", resume=True, retry_ms=_spread_ms(1)))
         else:
+            if now >= self._recheck_at and self._rechecking is None:
+                self._rechecking = asyncio.create_task(self._check_owner())
             idle = now - self._last_write
             if idle >= beat and not self._writer.is_busy:
                 self._put(self._heartbeat())
                 idle = 0.0
             self._arm(beat - idle if idle < beat else beat)
+
+    async def _check_owner(self) -> None:
+        """Ask again whose session this is; while that cannot be known, nothing changes."""
+        try:
+            await self._recheck()
+        except NotFound:
+            self._end(goodbye("revoked", resume=False, retry_ms=_spread_ms(1)))
+        except Unauthorized:
+            self._end(goodbye("token_expired", resume=True, retry_ms=_spread_ms(1)))
+        except RowcastError:
+            pass
+        except Exception:
+            logger.exception("the owner could not be checked", extra={"stream_id": self._stream_id})
+        finally:
+            self._rechecking = None
+            self._recheck_at = asyncio.get_running_loop().time() + self._settings.recheck_seconds
 
     def _heartbeat(self) -> list[bytes]:
         """What waits goes first: the position of the heartbeat covers it."""

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
+from importlib.metadata import version
 from importlib.resources import files
 from uuid import UUID
 
@@ -54,6 +55,7 @@ __all__ = ["create_app"]
 
 STREAM_PATH = "/api/sse/{session_id}"
 POLL_PATH = "/api/session/{session_id}/requests"
+_VERIFIED = "rowcast.principal"
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="Rowcast",
-        version="0.1.0",
+        version=version("rowcast"),
         summary="Commit a row in PostgreSQL, and every browser allowed to see it knows within milliseconds.",
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
@@ -154,10 +156,13 @@ def _live_routes(service: Service) -> list[Route]:
         )
         if is_stream and not settings.sse_enabled:
             raise Unavailable("Streams are switched off; poll instead.", code="switched_off")
-        if is_stream:
+        # An open stream asks again: the owner is looked up anew, but a ticket that has run out since is still good.
+        principal: Principal | None = connection.scope.get(_VERIFIED)
+        if principal is None and is_stream:
             principal = await service.authenticator.verify_any_token_or_ticket(connection, session=session)
-        else:
+        elif principal is None:
             principal = await service.authenticator.verify_any_token(connection)
+        connection.scope[_VERIFIED] = principal
         await service.sessions.check_owner(principal.owner, UUID(session))
         return principal
 
@@ -173,6 +178,7 @@ def _live_routes(service: Service) -> list[Route]:
                 max_age_seconds=settings.max_stream_age_seconds,
                 write_timeout_seconds=settings.write_timeout_seconds,
                 drain_seconds=settings.drain_seconds,
+                recheck_seconds=settings.recheck_seconds,
             ),
             poll=service.poll,
             tickets=Tickets(service.signing_key, ttl_seconds=settings.ticket_ttl_seconds),

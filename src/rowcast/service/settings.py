@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     max_stream_age_seconds: float = Field(3600, gt=0, description="Age at which a stream is ended, ± 10 %.")
     write_timeout_seconds: float = Field(20, gt=0, description="How long a blocked write may take.")
     drain_seconds: float = Field(5, ge=0, le=300, description="Window over which clients return after a shutdown.")
+    recheck_seconds: float = Field(
+        60, gt=0, description="How often an open stream asks whether its session is still its owner's."
+    )
     streams_per_owner: int = Field(20, ge=1, description="Streams and held polls one user may have open in a process.")
     streams_per_process: int | None = Field(
         None, ge=1, description="Streams and held polls of a process; by default 80 % of its descriptor limit."

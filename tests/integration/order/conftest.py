@@ -10,6 +10,12 @@ import pytest
 
 from follower import Follower
 
+DEFAULTS: dict[str, Any] = {
+    "ROWCAST_HEARTBEAT_MS": 1000,
+    "ROWCAST_STREAMS_PER_OWNER": 5000,
+    "ROWCAST_PROBE_SECONDS": 1,
+    "ROWCAST_SWEEP_SECONDS": 1,
+}
 COUNT = "SELECT request_id::text, rowcast_version FROM request WHERE session_id = $1::text::uuid"
 
 
@@ -47,13 +53,11 @@ class Place:
 
 
 @pytest.fixture
-async def open_place(start_server: Callable[..., Any]) -> AsyncIterator[Callable[..., Any]]:
-    """Return what starts a server with settings."""
+async def place_on() -> AsyncIterator[Callable[..., Any]]:
+    """Return what signs a new guest in on a server."""
     writers = []
 
-    async def start(**settings: Any) -> Place:
-        settings = {"ROWCAST_HEARTBEAT_MS": 1000, "ROWCAST_STREAMS_PER_OWNER": 5000} | settings
-        server = start_server(**settings)
+    async def sign_in(server: Any) -> Place:
         writer = await asyncpg.connect(server.database_url)
         writers.append(writer)
         token = server.guest()
@@ -62,6 +66,27 @@ async def open_place(start_server: Callable[..., Any]) -> AsyncIterator[Callable
         owner = await writer.fetchval("SELECT user_owner FROM session WHERE session_id = $1::text::uuid", session)
         return Place(server, token, owner, writer)
 
-    yield start
+    yield sign_in
     for writer in writers:
         writer.terminate()
+
+
+@pytest.fixture
+async def open_place(start_server: Callable[..., Any], place_on: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what starts a server with settings, for one test alone."""
+
+    async def start(**settings: Any) -> Place:
+        return await place_on(start_server(**DEFAULTS | settings))
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def shared_server(start_shared_server: Callable[..., Any]) -> Any:
+    return start_shared_server(**DEFAULTS)
+
+
+@pytest.fixture
+async def place(shared_server: Any, place_on: Callable[..., Any]) -> Place:
+    """A new guest on the server that the tests of a module share."""
+    return await place_on(shared_server)

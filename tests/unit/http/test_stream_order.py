@@ -19,6 +19,10 @@ pytestmark = pytest.mark.anyio
 WATCH = Watch(table="report", key="id", session="account", session_type="text", status="status")
 
 
+async def _still_allowed() -> None:
+    """Nothing is taken from anybody here."""
+
+
 @dataclass
 class Peer:
     """The server's side of one connection: `send` waits as long as `is_open` is not set."""
@@ -62,7 +66,13 @@ class Setup:
     @asynccontextmanager
     async def stream(self, peer: Peer, **settings: Any) -> AsyncIterator["asyncio.Task[str]"]:
         stream = Stream(
-            self.hub, "s", Principal(owner="a"), settings=StreamSettings(**settings), stream_id="x", knows_protocol=True
+            self.hub,
+            "s",
+            Principal(owner="a"),
+            settings=StreamSettings(**settings),
+            stream_id="x",
+            knows_protocol=True,
+            recheck=_still_allowed,
         )
         joined = await stream.join(None, None)
         task = asyncio.create_task(stream.run(joined, None, peer.receive, peer.send))
