@@ -1,5 +1,6 @@
 """A real PostgreSQL, a real server, real users: what the tests stand on."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -21,6 +22,11 @@ import pytest
 from rowcast.http import GuestTokens, SigningKey
 from rowcast.postgres.embedded import EmbeddedPostgres, find_binaries
 from rowcast.service import migrations
+from rowcast.service.demo import change_demo_data
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and so all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOW_TO_GET = {"browser": "no Chromium; on Debian: apt-get install chromium"}
@@ -51,11 +57,25 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 
 
 @pytest.fixture(scope="session")
-def migrated_template(postgres: EmbeddedPostgres) -> str:
-    """The name of a migrated database; tests get clones of it."""
-    name = "migrated_template"
+def bare_template(postgres: EmbeddedPostgres) -> str:
+    """The name of a migrated database."""
+    name = "bare_template"
     migrations.migrate(postgres.create_database(name))
     return name
+
+
+@pytest.fixture(scope="session")
+def demo_template(postgres: EmbeddedPostgres, bare_template: str) -> str:
+    """The name of a migrated database with the demo data."""
+    name = "demo_template"
+    asyncio.run(change_demo_data(postgres.create_database(name, bare_template)))
+    return name
+
+
+@pytest.fixture(scope="session")
+def migrated_template(bare_template: str) -> str:
+    """The name of the database that tests get clones of; a folder of tests may choose another."""
+    return bare_template
 
 
 @contextmanager

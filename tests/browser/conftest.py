@@ -1,6 +1,5 @@
 """People with browsers: each has cookies of their own, and whatever the page complains about fails the test."""
 
-import asyncio
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +11,6 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 from tests.conftest import CHROMIUM, Server
 from tests.support.database import execute
-
-from rowcast.postgres import connect
-from rowcast.postgres.embedded import EmbeddedPostgres
-from rowcast.service.handlers.demo_data import install_demo_data
 
 PATIENCE_MS = 30_000
 FLAGS = [
@@ -31,20 +26,9 @@ NOTES = (Path(__file__).parent / "take_notes.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
-def migrated_template(postgres: EmbeddedPostgres, migrated_template: str) -> str:
-    """The name of a migrated database with the demo data."""
-    name = "demo_template"
-    dsn = postgres.create_database(name, migrated_template)
-
-    async def install() -> None:
-        connection = await connect(dsn, application_name="test")
-        try:
-            await install_demo_data(connection)
-        finally:
-            await connection.close()
-
-    asyncio.run(install())
-    return name
+def migrated_template(demo_template: str) -> str:
+    """Every database of these tests has the demo data."""
+    return demo_template
 
 
 @pytest.fixture(scope="module")

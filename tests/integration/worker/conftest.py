@@ -12,7 +12,6 @@ import asyncpg
 import pytest
 
 from rowcast.postgres.embedded import EmbeddedPostgres
-from rowcast.service.handlers.demo_data import install_demo_data
 from rowcast.service.store import Requests, Sessions
 from rowcast.service.store.database import Database
 
@@ -129,20 +128,6 @@ def handlers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def misbehaviour() -> tuple[str, ...]:
     return (*MISBEHAVIOUR, "no_module")
-
-
-@pytest.fixture(scope="session")
-def demo_template(postgres: EmbeddedPostgres, migrated_template: str) -> str:
-    async def install(dsn: str) -> None:
-        connection = await asyncpg.connect(dsn)
-        try:
-            await install_demo_data(connection)
-        finally:
-            await connection.close()
-
-    name = "demo_template"
-    asyncio.run(install(postgres.create_database(name, migrated_template)))
-    return name
 
 
 @pytest.fixture
