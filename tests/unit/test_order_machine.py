@@ -649,7 +649,7 @@ def run_schedule(seed: int, steps: int = 120) -> None:
 
 @pytest.mark.timeout(0)
 def test_random_schedules() -> None:
-    for seed in range(EXAMPLES or 2500):
+    for seed in range(EXAMPLES or 3000):
         try:
             run_schedule(seed)
         except BaseException as error:
@@ -695,6 +695,6 @@ for _name in ACTS:
     setattr(OrderMachine, _name, _rule_of(_name))
 
 OrderMachine.TestCase.settings = settings(
-    max_examples=EXAMPLES or 300, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=EXAMPLES or 600, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestOrder = OrderMachine.TestCase
