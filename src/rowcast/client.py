@@ -151,6 +151,7 @@ class Live:
     # -- the stream ---------------------------------------------------------------------------------------------------
 
     async def _stream(self) -> AsyncGenerator[Change, None]:
+        self._etag = ""  # what an earlier poll saw is not what the store holds once the stream has changed it
         parameters = {"proto": "1"} | ({"cursor": self.cursor} if self.cursor else {})
         request = self._http.build_request(
             "GET", self._stream_url, params=parameters, headers={"Accept": "text/event-stream"},

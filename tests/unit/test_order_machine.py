@@ -33,6 +33,8 @@ from rowcast import Cursor, DatabaseUnavailable, Hub, NullMetrics, Watch
 from rowcast.http import Principal, StreamSettings, live_routes
 from rowcast.testing import MemorySource, MemoryTable
 
+pytestmark = pytest.mark.timeout(900)
+
 EXAMPLES = int(os.environ.get("ORDER_EXAMPLES", "0"))
 WATCH = Watch(
     table="request", key="request_id", session="session_id", session_type="text", status="status", terminal=("done",)
@@ -647,7 +649,6 @@ def run_schedule(seed: int, steps: int = 120) -> None:
         world.close()
 
 
-@pytest.mark.timeout(0)
 def test_random_schedules() -> None:
     for seed in range(EXAMPLES or 3000):
         try:

@@ -178,6 +178,7 @@ export class LiveSession {
     on("connected", (data) => {
       this.#clear("connect");
       this.#muteConnects = 0;
+      this.#etag = null; // what an earlier poll saw is not what the store holds once the stream has changed it
       this.#connectedAt = Date.now();
       this.#heartbeatMs = data.heartbeat_ms || this.#heartbeatMs;
       this.#hearClock(data.server_time ?? data.timestamp);
