@@ -79,7 +79,7 @@ def connected(
 
 def row_changed(watch: Watch, state: RowState, cursor: Cursor | None, cause: Literal["live", "catchup"]) -> Event:
     """The event for a new state of a row: an update, or its removal."""
-    position = None if cursor is None else str(cursor)
+    position = None if cursor is None else cursor.text(state.session)
     if state.removed:
         return Event(name=watch.removed_event, id=position, data=state.document)
     return Event(name=watch.update_event, id=position, data={**state.document, "cause": cause})
@@ -93,18 +93,19 @@ def snapshot(watch: Watch, session: str, states: Sequence[RowState], cursor: Cur
         more = part < len(chunks)
         data: dict[str, Any] = {watch.session: session, "epoch": cursor.epoch, "mode": "full"}
         data |= {watch.collection: [state.document for state in chunk], "part": part, "more": more}
-        events.append(Event(name="snapshot", id=None if more else str(cursor), data=data))
+        events.append(Event(name="snapshot", id=None if more else cursor.text(session), data=data))
     return events
 
 
-def synced(cursor: Cursor, now: float) -> Event:
+def synced(session: str, cursor: Cursor, now: float) -> Event:
     """Everything up to `cursor` has been sent."""
-    return Event(name="synced", id=str(cursor), data={"cursor": str(cursor), "server_time": round(now, 3)})
+    position = cursor.text(session)
+    return Event(name="synced", id=position, data={"cursor": position, "server_time": round(now, 3)})
 
 
-def heartbeat(cursor: Cursor | None, now: float) -> Event:
+def heartbeat(session: str, cursor: Cursor | None, now: float) -> Event:
     """A sign of life that scripts can see, with a comment that proxies and old clients know."""
-    position = None if cursor is None else str(cursor)
+    position = None if cursor is None else cursor.text(session)
     data = {"server_time": round(now, 3), "cursor": position}
     return Event(name="heartbeat", id=position, data=data, comment="keep-alive")
 
@@ -117,6 +118,13 @@ def resync(reason: ResyncReason) -> Event:
 def degraded(since: float) -> Event:
     """The stream stays open, but the database cannot be heard since `since` (epoch seconds)."""
     return Event(name="degraded", data={"reason": "database", "since": round(since, 3)})
+
+
+def token_expiring(expires_at: float, seconds: float) -> Event:
+    """The token runs out at `expires_at` (epoch seconds), in `seconds`: the stream then ends."""
+    return Event(
+        name="token_expiring", data={"expires_at": round(expires_at, 3), "in_ms": max(0, round(seconds * 1000))}
+    )
 
 
 def goodbye(reason: str, *, resume: bool, retry_ms: int, transport: str | None = None) -> Event:

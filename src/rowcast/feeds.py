@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, KeysView, Sequence
 from dataclasses import dataclass, field
 
 from rowcast.cursor import Cursor
+from rowcast.door import Notice
 from rowcast.event import Event, ResyncReason, RowState
 from rowcast.latest import LatestByRow, Pending
 from rowcast.subscription import Subscription, Update
@@ -63,17 +64,19 @@ class Feeds:
         return sum(len(feed.subscriptions) for feed in self._by_session.values())
 
     @property
-    def sessions(self) -> list[str]:
-        """The sessions that somebody reads."""
-        return list(self._by_session)
+    def sessions(self) -> KeysView[str]:
+        """The sessions that somebody reads, as they come and go."""
+        return self._by_session.keys()
 
     def get(self, session: str) -> Feed | None:
         """Return the feed of a session, if anybody reads it."""
         return self._by_session.get(session)
 
-    def subscribe(self, session: str, wake: Callable[[], None]) -> Subscription:
+    def subscribe(
+        self, session: str, wake: Callable[[], None], tell: Callable[[Notice], None] = lambda _: None
+    ) -> Subscription:
         """Register a reader."""
-        subscription = Subscription(session, wake)
+        subscription = Subscription(session, wake, tell)
         self._by_session.setdefault(session, Feed()).subscriptions.add(subscription)
         self._empty.clear()
         return subscription
@@ -121,12 +124,23 @@ class Feeds:
             for subscription in feed.subscriptions:
                 subscription.let_known_go()
 
-    def announce(self, event: Event) -> None:
-        """Tell all readers something about their streams."""
-        for feed in self._by_session.values():
+    def announce(self, event_for: Callable[[str], Event]) -> None:
+        """Tell all readers something about their streams, which is the same for those of one session."""
+        for session, feed in self._by_session.items():
+            event = event_for(session)
             for subscription in feed.subscriptions:
                 if subscription.announce(event):
                     self._wake_later(subscription)
+
+    def tell(self, notice: Notice, session: str | None = None) -> None:
+        """Tell the readers of a session, or all, something about themselves; they may leave over it."""
+        feeds = list(self._by_session.values()) if session is None else filter(None, [self.get(session)])
+        for feed in feeds:
+            for subscription in tuple(feed.subscriptions):
+                try:
+                    subscription.tell(notice)
+                except Exception:
+                    logger.exception("a reader failed when it was told", extra={"notice": notice})
 
     def oldest_limit(self) -> Cursor | None:
         """Return the oldest of the places that sessions are being read again from."""

@@ -7,12 +7,13 @@ what arrived meanwhile. First connect, reconnect, slow reader and lost source al
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, KeysView
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Protocol, Self
 
 from rowcast.cursor import Cursor
+from rowcast.door import Door, Notice
 from rowcast.drain import drain_on_signals
 from rowcast.errors import DatabaseUnavailable, RowcastError
 from rowcast.event import ResyncReason, RowState, degraded, synced
@@ -29,7 +30,10 @@ __all__ = ["Hub", "Joined", "Read", "Reader", "Source"]
 
 
 class Source(Protocol):
-    """Where changes come from."""
+    """Where changes come from; `name` is what operators read."""
+
+    @property
+    def name(self) -> str: ...
 
     async def run(self, hub: "Hub") -> None:
         """Tell the hub what is heard, reconnect when nothing can be heard, until cancelled."""
@@ -59,16 +63,15 @@ class Hub:
         self.reader = reader
         self.metrics = metrics or NullMetrics()
         self.clock = clock
-        self.is_draining = False
-        self._source = source
+        self.source = source
         self._sweep_seconds = sweep_seconds
         self._feeds = Feeds()
+        self.door = Door(self._feeds.tell)
         self._sweep = Sweep(self._feeds, reader, source.flush)
         self._place: Cursor | None = None
         self._lost_at: float | None = clock()
         self._epoch_doubts = 0
         self._is_truncated = False
-        self._farewells: set[Callable[[], None]] = set()
         self._exit: AsyncExitStack | None = None
         self._tasks = Tasks()
 
@@ -78,7 +81,7 @@ class Hub:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.reader)
             stack.push_async_callback(self._tasks.stop)
-            for work in (self._source.run(self), self._feeds.wake_readers(), self._sweep_often()):
+            for work in (self.source.run(self), self._feeds.wake_readers(), self._sweep_often()):
                 self._tasks.spawn(work)
             self._exit = stack.pop_all()
         return self
@@ -93,27 +96,16 @@ class Hub:
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
         """Run the hub for as long as an ASGI application runs, and drain it when the server is told to stop."""
         async with self:
-            with drain_on_signals(self.drain):
+            with drain_on_signals(self.door.drain):
                 yield
-
-    def drain(self) -> None:
-        """Take no new readers, and have the present ones say goodbye. For a signal handler inside the loop."""
-        self.is_draining = True
-        for say_goodbye in tuple(self._farewells):
-            say_goodbye()
 
     async def shutdown(self, timeout_seconds: float = 5) -> None:
         """Drain, and wait until the readers have left; for servers whose signals are not seen. May be called twice."""
-        self.drain()
+        self.door.drain()
         try:
             await asyncio.wait_for(self._feeds.until_empty(), timeout_seconds)
         except TimeoutError:
-            self.drain()  # those who were to leave last leave now
-
-    def on_drain(self, say_goodbye: Callable[[], None]) -> Callable[[], None]:
-        """Have `say_goodbye` called when the hub drains; return what takes it back."""
-        self._farewells.add(say_goodbye)
-        return lambda: self._farewells.discard(say_goodbye)
+            self.door.drain()  # those who were to leave last leave now
 
     # -- what others may know -----------------------------------------------------------------------------------------
 
@@ -126,6 +118,11 @@ class Hub:
     def lost_at(self) -> float | None:
         """Since when (epoch seconds) the source has not been heard."""
         return self._lost_at
+
+    @property
+    def sessions(self) -> KeysView[str]:
+        """The sessions that somebody reads, as they come and go."""
+        return self._feeds.sessions
 
     def place_of(self, session: str) -> Cursor | None:
         """Return the cursor of what the readers of a session were handed so far; None while nothing can be promised.
@@ -144,9 +141,11 @@ class Hub:
 
     # -- readers ------------------------------------------------------------------------------------------------------
 
-    def subscribe(self, session: str, wake: Callable[[], None]) -> Subscription:
-        """Register a reader; it gathers updates, and is woken once it has joined."""
-        return self._feeds.subscribe(session, wake)
+    def subscribe(
+        self, session: str, wake: Callable[[], None], tell: Callable[[Notice], None] = lambda _: None
+    ) -> Subscription:
+        """Register a reader; it gathers updates, and is woken once it has joined, but told of itself at any time."""
+        return self._feeds.subscribe(session, wake, tell)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Forget a reader."""
@@ -227,9 +226,9 @@ class Hub:
     def lose(self) -> None:
         """Note that the source is not heard any more; streams stay open and are told."""
         if self._lost_at is None:
-            self._lost_at = self.clock()
+            self._lost_at = lost_at = self.clock()
             self.metrics.listener_up(False)
-            self._feeds.announce(degraded(self._lost_at))
+            self._feeds.announce(lambda _: degraded(lost_at))
 
     async def regain(self, horizon: int) -> None:
         """Close the gap that a lost source left, once it is heard again at `horizon`.
@@ -239,7 +238,7 @@ class Hub:
         still counts as lost.
         """
         before = self._feeds.oldest_limit() or self._place
-        read = await self.reader.changes(self._feeds.sessions, before or Cursor("", horizon))
+        read = await self.reader.changes(list(self._feeds.sessions), before or Cursor("", horizon))
         if before is not None and read.usable:
             self._feeds.deliver_read(self.watch, read.states, before)
             self._feeds.deliver_held()
@@ -249,7 +248,7 @@ class Hub:
         self._lost_at = None
         self.metrics.listener_up(True)
         # Not the read's own cursor: who joined while it was under way may have read less, and its session is not in it.
-        self._feeds.announce(synced(place, self.clock()))
+        self._feeds.announce(lambda session: synced(session, place, self.clock()))
         self._doubt_epoch()  # a TRUNCATE since the read was not heeded while the source was lost
 
     async def _catch_up(self, session: str, feed: Feed) -> None:
@@ -287,7 +286,7 @@ class Hub:
                 read = await self.reader.changes((), place)
                 if read.cursor.epoch != place.epoch:
                     # States of the old epoch may still be on their way; the reset has to come after them.
-                    await self._source.flush()
+                    await self.source.flush()
                 # While the source is lost its return decides: horizons of two epochs must not be mixed.
                 if self.is_live and (self._is_truncated or read.cursor.epoch != place.epoch):
                     self._place = replace(self._place or place, epoch=read.cursor.epoch)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from rowcast.cursor import Cursor
+from rowcast.door import Notice
 from rowcast.event import Event, ResyncReason, RowState, row_changed
 from rowcast.latest import LatestByRow, Pending
 from rowcast.sse import encode
@@ -38,15 +39,16 @@ class Subscription:
 
     Bounded by rows, not by updates: past `PENDING_ROWS` rows everything is dropped, `resync` names the reason, and
     the reader joins again. `wake` is called by the hub, once for any number of updates; the reader then drains.
-    While it joins, a reader is not woken and updates only gather. Of what is announced about the stream itself only
-    the newest counts.
+    While it joins, a reader is not woken and updates only gather; `tell` is called at any time. Of what is announced
+    about the stream itself only the newest counts.
     """
 
-    __slots__ = ("_announced", "_joining", "_known", "_pending", "is_woken", "resync", "session", "wake")
+    __slots__ = ("_announced", "_joining", "_known", "_pending", "is_woken", "resync", "session", "tell", "wake")
 
-    def __init__(self, session: str, wake: Callable[[], None]) -> None:
+    def __init__(self, session: str, wake: Callable[[], None], tell: Callable[[Notice], None] = lambda _: None) -> None:
         self.session = session
         self.wake = wake
+        self.tell = tell
         self.is_woken = False
         self.resync: ResyncReason | None = None
         self._pending: Pending[Update] = Pending()

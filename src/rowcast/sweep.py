@@ -29,7 +29,7 @@ class Sweep:
 
     async def find(self, place: Cursor) -> Read:
         """Read what changed since the last sweep, or `place`, and return what no reader can have learnt."""
-        read = await self._reader.changes(self._feeds.sessions, self._since or place)
+        read = await self._reader.changes(list(self._feeds.sessions), self._since or place)
         await self._flush()  # what was read may have been on its way
         self._since = read.cursor
         return replace(read, states=tuple(filter(self._was_missed, read.states)))

@@ -2,8 +2,11 @@
 
 import asyncio
 from collections.abc import Coroutine
+from typing import TypeVar
 
-__all__ = ["Tasks"]
+__all__ = ["Tasks", "ended"]
+
+T = TypeVar("T")
 
 
 class Tasks:
@@ -24,3 +27,11 @@ class Tasks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def ended(task: "asyncio.Task[T]") -> None:
+    """Cancel a task and wait until it has let go of what it held; how it ended is nobody's business any more."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()

@@ -76,6 +76,11 @@ class Watch:
         return f"{self.channel}_probe"
 
     @property
+    def owner_channel(self) -> str:
+        """The PostgreSQL channel that says when a session changed hands or is gone."""
+        return f"{self.channel}_owner"
+
+    @property
     def update_event(self) -> str:
         """The event that carries a new row state."""
         return f"{self.name}_update"

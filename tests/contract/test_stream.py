@@ -206,11 +206,11 @@ class TestPosition:
     def test_the_future_and_other_epochs_lead_to_everything(self, room: Any) -> None:
         with stream(room.client, room.stream) as opened:
             position = opened.opening()[-1].id
-        version, epoch, horizon = position.split(".")
+        version, epoch, horizon, tag = position.split(".")
         other = format(int(epoch, 16) ^ 1, "016x")
         for cursor, reason in (
-            (f"{version}.{epoch}.{int(horizon) + 1_000_000}", "bad_cursor"),
-            (f"{version}.{other}.{horizon}", "epoch_changed"),
+            (f"{version}.{epoch}.{int(horizon) + 1_000_000}.{tag}", "bad_cursor"),
+            (f"{version}.{other}.{horizon}.{tag}", "epoch_changed"),
         ):
             with stream(room.client, room.stream, last_event_id=cursor) as opened:
                 assert opened.opening()[1].data == {"reason": reason}
@@ -219,7 +219,8 @@ class TestPosition:
         with stream(room.client, room.stream, last_event_id="y" * 10_000) as opened:
             assert opened.opening()[0].data["mode"] == "resync"
 
-    def test_anothers_position_shows_nothing_of_anothers(self, shared: Any, room: Any, open_room: Any) -> None:
+    @pytest.mark.fault(25)
+    def test_another_sessions_position_leads_to_everything(self, shared: Any, room: Any, open_room: Any) -> None:
         other = open_room(shared)
         theirs = other.ask()
         with stream(other.client, other.stream) as opened:
@@ -227,7 +228,7 @@ class TestPosition:
         other.finish(theirs["request_id"])
         mine = room.ask()
         with stream(room.client, room.stream, last_event_id=position) as opened:
-            opened.opening()
+            assert opened.opening()[1].data == {"reason": "bad_cursor"}
             assert set(opened.rows) == {mine["request_id"]}
 
 
@@ -245,9 +246,9 @@ class TestHeartbeat:
     def test_moves_the_position(self, room: Any) -> None:
         """Without traffic of its own a session's position advances with the probe, so that catch-up stays short."""
         with stream(room.client, room.stream) as opened:
-            start = int(opened.opening()[-1].id.rpartition(".")[2])
+            start = int(opened.opening()[-1].id.split(".")[2])
             execute(room.database_url, "SELECT pg_current_xact_id()")
-            while int(opened.until("heartbeat").id.rpartition(".")[2]) <= start:
+            while int(opened.until("heartbeat").id.split(".")[2]) <= start:
                 pass
 
     @pytest.mark.parametrize(("wanted", "given"), [("0", 1000), ("1500", 1500), ("999999999", 60_000), (None, 1000)])
@@ -318,9 +319,14 @@ class TestEnd:
         room = open_room(server)
         owner = value(server.database_url, "SELECT user_owner FROM session WHERE session_id = $1", room.session_id)
         token, _ = GuestTokens(server.signing_key, ttl_seconds=3).issue_for(owner.partition("|")[2])
+        ends = time.time() + 3
         with server.client(token) as client, stream(client, room.stream) as opened:
+            warning = opened.until("token_expiring")
+            assert abs(warning.data["expires_at"] - ends) < 1.5
+            assert 0 < warning.data["in_ms"] <= 3000
             goodbye = opened.until("goodbye")
             assert goodbye.data["reason"] == "token_expired"
+            assert abs(time.time() - warning.data["expires_at"]) < 0.5
             assert opened.next_or_end() is None
             refusal(client.get(room.stream), 401, "unauthorized")
 
@@ -355,6 +361,58 @@ class TestEnd:
                 assert (goodbye.data["reason"], goodbye.data["resume"]) == ("revoked", False)
                 assert each.next_or_end() is None
         assert room.client.get(room.stream).status_code == 404
+
+    @pytest.mark.fault(22)
+    def test_a_session_that_changes_hands_is_told_to_nobody_else(
+        self, shared: Any, room: Any, in_background: Callable[..., Any]
+    ) -> None:
+        """At once, and what the new owner does from then on is not told; neither is it to a poll that is held."""
+        asked = room.ask()
+        etag = room.client.get(room.poll).headers["etag"]
+        held = in_background(lambda: room.client.get(f"{room.poll}?wait=25", headers={"If-None-Match": etag}))
+        with stream(room.client, room.stream) as opened:
+            opened.opening()
+            room.begin(asked["request_id"])
+            assert held.result(timeout=10).status_code == 200
+            etag = room.client.get(room.poll).headers["etag"]
+            held = in_background(lambda: room.client.get(f"{room.poll}?wait=25", headers={"If-None-Match": etag}))
+            execute(
+                room.database_url,
+                f"""DO $$ BEGIN
+                    UPDATE session SET user_owner = 'guest|somebody' WHERE session_id = '{room.session_id}';
+                    COMMIT;
+                    UPDATE request SET status = 'done', response = '42' WHERE request_id = '{asked["request_id"]}';
+                END $$""",
+            )
+            began = time.monotonic()
+            assert [frame.event for frame in iter(opened.next_or_end, None) if frame.event != "heartbeat"] == [
+                "request_update", "goodbye",
+            ]  # fmt: skip
+            assert opened.seen[-1].data["reason"] == "revoked"
+            assert opened.seen[-1].data["resume"] is False
+            assert time.monotonic() - began < 1
+        refusal(held.result(timeout=10), 404, "not_found")
+        refusal(room.client.get(room.stream), 404, "not_found")
+
+    @pytest.mark.fault(24)
+    @pytest.mark.parametrize("how", ["the API", "SQL", "TRUNCATE"])
+    def test_a_session_that_is_deleted_is_taken_leave_of(self, start_server: Any, open_room: Any, how: str) -> None:
+        room = open_room(start_server())
+        asked = room.ask()
+        with stream(room.client, room.stream) as opened:
+            opened.opening()
+            if how == "the API":
+                assert room.client.delete(f"/api/session/{room.session_id}").status_code == 204
+            elif how == "SQL":
+                execute(room.database_url, "DELETE FROM session WHERE session_id = $1", room.session_id)
+            else:
+                execute(room.database_url, "TRUNCATE session CASCADE")
+            if how != "TRUNCATE":
+                opened.until("request_removed", request_id=asked["request_id"])
+            goodbye = opened.until("goodbye")
+            assert (goodbye.data["reason"], goodbye.data["resume"]) == ("session_closed", False)
+            assert opened.next_or_end() is None
+        refusal(room.client.get(room.stream), 404, "not_found")
 
     def test_a_drain_says_goodbye(self, start_server: Any, open_room: Any) -> None:
         """Those who come back by themselves go first; others when the window is over; then the process is gone."""
@@ -420,11 +478,7 @@ class TestRawBytes:
         with socket.create_connection((address.hostname, address.port), timeout=10) as raw:
             token = room.client.headers["authorization"]
             raw.sendall(f"GET {room.stream} HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n\r\n".encode())
-            received = b""
-            while b"event: synced" not in received or not received.endswith(b"\n\n\r\n"):
-                part = raw.recv(65_536)
-                assert part
-                received += part
+            received = raw.recv(65_536)  # one write of the server, so one read
         head, _, body = received.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")
         size, _, rest = body.partition(b"\r\n")

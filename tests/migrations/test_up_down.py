@@ -6,17 +6,21 @@ from uuid import uuid4
 import pytest
 
 from lab import Lab, OpenLab
-from rowcast.postgres import uninstall
+from rowcast.postgres import owner_removal_steps, uninstall
 from rowcast.postgres.embedded import EmbeddedPostgres
 from rowcast.service import migrations
 from rowcast.service.store.watched import REQUESTS
-from schema import ALEMBIC, FIRST, NOTIFY, ROWCAST, downgrade, dump, migrate, program, run, upgrade
+from schema import ALEMBIC, FIRST, NOTIFY, OWNER, ROWCAST, downgrade, dump, migrate, program, run, upgrade
 
 EPOCH = "SELECT rowcast.current_epoch('request', 'request')"
 
 
-def test_alembic_goes_up_and_one_step_down_from_the_command_line(database_url: str, unwatched_database: str) -> None:
+def test_alembic_goes_up_and_step_by_step_down_from_the_command_line(
+    database_url: str, unwatched_database: str
+) -> None:
     run([*ALEMBIC, "upgrade", "head"], database_url)
+    run([*ALEMBIC, "downgrade", "-1"], database_url)
+    assert NOTIFY in run([*ALEMBIC, "current"], database_url)
     run([*ALEMBIC, "downgrade", "-1"], database_url)
     assert dump(database_url) == dump(unwatched_database)
     assert FIRST in run([*ALEMBIC, "current"], database_url)
@@ -26,8 +30,12 @@ def test_up_down_up_leaves_the_schema_identical(database_url: str) -> None:
     empty = dump(database_url)
     upgrade(database_url, FIRST)
     first = dump(database_url)
+    upgrade(database_url, NOTIFY)
+    notify = dump(database_url)
     upgrade(database_url)
     head = dump(database_url)
+    downgrade(database_url, "-1")
+    assert dump(database_url) == notify
     downgrade(database_url, "-1")
     assert dump(database_url) == first
     upgrade(database_url)
@@ -37,7 +45,8 @@ def test_up_down_up_leaves_the_schema_identical(database_url: str) -> None:
     upgrade(database_url)
     assert dump(database_url) == head
     assert any("request_status_update_trigger" in line for line in head)
-    assert len({len(empty), len(first), len(head)}) == 3
+    assert any("request_owner_trigger" in line for line in head)
+    assert len({len(empty), len(first), len(notify), len(head)}) == 4
 
 
 def test_rowcast_migrate_does_what_alembic_does(database_url: str, service_database: str) -> None:
@@ -59,7 +68,7 @@ def test_the_sql_that_is_printed_gives_the_same_schema(
 
 
 def test_the_sql_of_the_way_back_gives_back_the_schema(service_database: str, unwatched_database: str) -> None:
-    script = run([*ALEMBIC, "downgrade", f"{NOTIFY}:{FIRST}", "--sql"])
+    script = run([*ALEMBIC, "downgrade", f"{OWNER}:{FIRST}", "--sql"])
     run([program("psql"), "-Xq", "-v", "ON_ERROR_STOP=1", "-d", service_database], text=script)
     assert dump(service_database) == dump(unwatched_database)
 
@@ -77,7 +86,7 @@ async def test_the_rows_are_kept_up_and_down(unwatched: Lab) -> None:
     assert [(told["version"], told["sequence_number"]) for told in await ear.heard()] == [(2, 1)]
     async with unwatched.reader() as reader:
         assert {state.key for state in (await reader.session(str(session))).states} == set(map(str, keys))
-    await asyncio.to_thread(downgrade, unwatched.dsn, "-1")
+    await asyncio.to_thread(downgrade, unwatched.dsn, FIRST)
     await unwatched.set(keys[1], "status = 'in_progress'")
     assert await ear.raw() == []
     assert await unwatched.value("SELECT count(*) FROM request WHERE status = 'in_progress'") == 2
@@ -86,7 +95,7 @@ async def test_the_rows_are_kept_up_and_down(unwatched: Lab) -> None:
 @pytest.mark.anyio
 async def test_down_and_up_ends_the_epoch(service: Lab) -> None:
     before = await service.value(EPOCH)
-    await asyncio.to_thread(downgrade, service.dsn, "-1")
+    await asyncio.to_thread(downgrade, service.dsn, FIRST)
     await asyncio.to_thread(upgrade, service.dsn)
     assert await service.value(EPOCH) != before
 
@@ -119,6 +128,9 @@ async def test_the_owner_of_a_database_can_migrate_without_being_a_superuser(
 async def test_the_library_takes_away_what_the_migration_made(service: Lab, unwatched_database: str) -> None:
     await uninstall(service.dsn, REQUESTS)
     await service.execute("DROP INDEX idx_request_session_updated")
+    for step in owner_removal_steps(REQUESTS, sessions="session", owner="user_owner"):
+        for statement in step.statements:
+            await service.execute(statement)
     assert dump(service.dsn) == dump(unwatched_database)
 
 

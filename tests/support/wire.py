@@ -13,7 +13,7 @@ import httpx2
 from jsonschema import Draft202012Validator, FormatChecker
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "reference" / "schemas"
-CURSOR = re.compile(r"1\.[0-9a-f]{16}\.(0|[1-9][0-9]*)")
+CURSOR = re.compile(r"1\.[0-9a-f]{16}\.(0|[1-9][0-9]*)\.[0-9a-f]{8}")
 FIELDS = re.compile(
     rb"(?:: (?P<comment>[^\r\n\0]*)\n)?"
     rb"(?:retry: (?P<retry>[1-9][0-9]*)\n)?"
@@ -21,7 +21,7 @@ FIELDS = re.compile(
     rb"(?:id: (?P<id>[^\r\n\0]+)\n)?"
     rb"data: (?P<data>[^\r\n\0]+)"
 )
-WITHOUT_ID = {"connected", "resync", "degraded", "goodbye", "error"}
+WITHOUT_ID = {"connected", "resync", "degraded", "token_expiring", "goodbye", "error"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def test_the_transaction_is_not_part_of_what_a_state_is() -> None:
 
 def test_a_snapshot_of_nothing_is_one_chunk_with_an_id() -> None:
     (event,) = snapshot(WATCH, "s", [], CURSOR)
-    assert event.id == str(CURSOR)
+    assert event.id == CURSOR.text("s")
     assert (event.data["reports"], event.data["part"], event.data["more"]) == ([], 1, False)
 
 
@@ -60,25 +60,30 @@ def test_only_the_last_chunk_of_a_snapshot_has_an_id(rows: int, chunks: list[int
     """Before it, not everything that the cursor claims has been sent."""
     events = snapshot(WATCH, "s", [state(f"k{number}") for number in range(rows)], CURSOR)
     assert [len(event.data["reports"]) for event in events] == chunks
-    assert [event.id for event in events] == [None] * (len(chunks) - 1) + [str(CURSOR)]
+    assert [event.id for event in events] == [None] * (len(chunks) - 1) + [CURSOR.text("s")]
     assert [event.data["more"] for event in events] == [True] * (len(chunks) - 1) + [False]
 
 
 def test_an_update_says_why_it_comes_and_a_removal_does_not() -> None:
     assert row_changed(WATCH, state(), CURSOR, "live").data["cause"] == "live"
     removal = row_changed(WATCH, state(removed=True), CURSOR, "catchup")
-    assert (removal.name, removal.id) == ("report_removed", str(CURSOR))
+    assert (removal.name, removal.id) == ("report_removed", CURSOR.text("s"))
     assert "cause" not in removal.data
 
 
 def test_events_about_the_stream_claim_nothing() -> None:
-    silent = [degraded(1.0), resync("slow_consumer"), goodbye("drain", resume=True, retry_ms=5), heartbeat(None, 1.0)]
+    silent = [
+        degraded(1.0),
+        resync("slow_consumer"),
+        goodbye("drain", resume=True, retry_ms=5),
+        heartbeat("s", None, 1.0),
+    ]
     assert [event.id for event in silent] == [None] * 4
 
 
 def test_synced_and_heartbeats_carry_the_cursor_in_data_too() -> None:
-    for event in (synced(CURSOR, 1.0), heartbeat(CURSOR, 1.0)):
-        assert event.id == event.data["cursor"] == str(CURSOR)
+    for event in (synced("s", CURSOR, 1.0), heartbeat("s", CURSOR, 1.0)):
+        assert event.id == event.data["cursor"] == CURSOR.text("s")
 
 
 def test_json_has_no_value_that_javascript_cannot_read() -> None:

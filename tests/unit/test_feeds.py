@@ -110,7 +110,7 @@ async def test_the_last_reader_takes_the_session_with_it() -> None:
     feeds = Feeds()
     one, other = Reader(feeds), Reader(feeds)
     feeds.unsubscribe(one.subscription)
-    assert (feeds.sessions, feeds.readers) == (["s"], 1)
+    assert (list(feeds.sessions), feeds.readers) == (["s"], 1)
     feeds.unsubscribe(other.subscription)
     feeds.unsubscribe(other.subscription)
     assert (len(feeds), feeds.readers) == (0, 0)
@@ -143,5 +143,5 @@ async def test_what_is_held_is_kept_by_session() -> None:
 async def test_announcements_reach_all_readers() -> None:
     feeds = Feeds()
     readers = [Reader(feeds, session) for session in ("a", "a", "b")]
-    feeds.announce(degraded(1))
+    feeds.announce(lambda _: degraded(1))
     assert all(len(reader.subscription.drain()) == 1 for reader in readers)

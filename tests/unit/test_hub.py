@@ -88,7 +88,7 @@ async def running() -> AsyncIterator[Setup]:
         setup = Setup(table, source, hub, gate, metrics)
         yield setup
         gate.open()
-        for session in hub._feeds.sessions:
+        for session in list(hub._feeds.sessions):
             for subscription in tuple(hub._feeds.get(session).subscriptions):  # type: ignore[union-attr]
                 hub.unsubscribe(subscription)
 
@@ -104,7 +104,7 @@ def told(subscription: Subscription) -> list[tuple[str, str | None, Any]]:
         dict(line.split(": ", 1) for line in frame.decode().splitlines() if line) for frame in subscription.drain()
     ]
     return [
-        (frame["event"], frame["id"].rpartition(".")[2] if "id" in frame else None, json.loads(frame["data"]).get("id"))
+        (frame["event"], frame["id"].split(".")[2] if "id" in frame else None, json.loads(frame["data"]).get("id"))
         for frame in frames
     ]
 
@@ -617,7 +617,7 @@ async def test_statistics_count_sessions_readers_and_what_is_held() -> None:
 async def test_draining_says_goodbye_to_everybody_and_waits() -> None:
     async with running() as setup:
         subscription, _ = await setup.join()
-        setup.hub.on_drain(lambda: setup.hub.unsubscribe(subscription))
+        subscription.tell = lambda _: setup.hub.unsubscribe(subscription)
         await setup.hub.shutdown(timeout_seconds=5)
-        assert setup.hub.is_draining
+        assert setup.hub.door.is_draining
         assert setup.hub.statistics()["readers"] == 0

@@ -250,7 +250,7 @@ class Client:
 
     def check_claim(self) -> None:
         """Whoever resumes from here must miss nothing: everything below the cursor's horizon is in the store."""
-        cursor = Cursor.parse(self.cursor or "")
+        cursor = Cursor.parse(self.cursor or "", self.session)
         table = self.world.table
         if cursor is None or cursor.epoch != table.epoch or self.epoch != table.epoch:
             return
@@ -521,7 +521,7 @@ class World:
             reader.forget()
         cursor = reader.cursor
         if mode % 16 == 5:
-            cursor = f"1.{self.table.epoch}.{10**9}"
+            cursor = Cursor(self.table.epoch, 10**9).text(reader.session)
         if mode % 16 == 6:
             cursor = "rubbish"
         reader.connect(cursor)
@@ -598,7 +598,7 @@ class World:
             for key, row in reader.rows.items():
                 assert row["status"] == self.table._memory.rows[key].values["status"]
             assert not reader.is_degraded, "nobody said that the database is back"
-            assert reader.cursor == f"1.{self.table.epoch}.{self.table.horizon}"
+            assert reader.cursor == Cursor(self.table.epoch, self.table.horizon).text(reader.session)
             assert reader.rows == {} or reader.stream is not None
         assert self.table.horizon == self.table._memory.next_xid
 

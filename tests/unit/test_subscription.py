@@ -24,6 +24,10 @@ def joined() -> Subscription:
     return subscription
 
 
+def position(horizon: int) -> str:
+    return Cursor("0" * 16, horizon).text("s")
+
+
 def told(subscription: Subscription) -> list[tuple[str, str | None, Any]]:
     frames = [
         dict(line.split(": ", 1) for line in frame.decode().splitlines() if line) for frame in subscription.drain()
@@ -43,7 +47,7 @@ def test_a_reader_that_is_slow_is_told_the_newest_state_only() -> None:
     subscription = joined()
     for version in range(1, 1001):
         subscription.offer(update("a", version))
-    assert told(subscription) == [("report_update", f"1.{'0' * 16}.1", 1000)]
+    assert told(subscription) == [("report_update", position(1), 1000)]
 
 
 def test_the_newest_change_goes_last_so_that_no_id_claims_what_waits_behind_it() -> None:
@@ -51,8 +55,8 @@ def test_the_newest_change_goes_last_so_that_no_id_claims_what_waits_behind_it()
     for waiting in (update("a", 1, 10), update("b", 1, 11), update("a", 2, 12)):
         subscription.offer(waiting)
     assert [(frame, version) for _, frame, version in told(subscription)] == [
-        (f"1.{'0' * 16}.11", 1),
-        (f"1.{'0' * 16}.12", 2),
+        (position(11), 1),
+        (position(12), 2),
     ]
 
 
@@ -89,11 +93,11 @@ def test_announcements_follow_the_updates_and_only_the_newest_counts() -> None:
     subscription = joined()
     for number in range(100):
         subscription.announce(degraded(number))
-        subscription.announce(synced(Cursor("0" * 16, number), 1))
+        subscription.announce(synced("s", Cursor("0" * 16, number), 1))
     subscription.offer(update("a", 1))
     assert [(name, frame) for name, frame, _ in told(subscription)] == [
-        ("report_update", f"1.{'0' * 16}.1"),
-        ("synced", f"1.{'0' * 16}.99"),
+        ("report_update", position(1)),
+        ("synced", position(99)),
     ]
     assert not subscription.has_news
 
@@ -101,7 +105,7 @@ def test_announcements_follow_the_updates_and_only_the_newest_counts() -> None:
 def test_joining_again_forgets_what_was_announced() -> None:
     """It claims what the reader is about to be told anew."""
     subscription = joined()
-    subscription.announce(synced(Cursor("0" * 16, 9), 1))
+    subscription.announce(synced("s", Cursor("0" * 16, 9), 1))
     subscription.begin_join()
     subscription.finish_join(LatestByRow())
     assert not subscription.drain()

@@ -4,11 +4,11 @@ from rowcast.http.admission import Admission
 from rowcast.http.auth import Authenticator, GuestTokens, Issuer, Principal, guest_cookie, needs_secure_cookie
 from rowcast.http.errors import STATUS, VARY, problem, refusal, trace_id_of
 from rowcast.http.keys import SigningKey
+from rowcast.http.lifetime import StreamSettings
 from rowcast.http.limits import BodyLimit, SafeHeaders
 from rowcast.http.origin import cors_options, is_loopback
 from rowcast.http.poll import PollSettings, answer, etag_of, hold, is_unchanged, wait_of
 from rowcast.http.router import Authorize, live_routes
-from rowcast.http.stream import StreamSettings
 from rowcast.http.tickets import Ticket, Tickets
 
 __all__ = [

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from rowcast.errors import (
     BodyTooLarge,
+    ConfigurationError,
     Conflict,
     CrossSite,
     DatabaseUnavailable,
@@ -36,6 +37,7 @@ STATUS: Mapping[type[RowcastError], int] = {
     RateLimited: 429,
     Unavailable: 503,
     DatabaseUnavailable: 503,
+    ConfigurationError: 503,  # the operator has to act, as when a migration is missing; then it will work
 }
 
 

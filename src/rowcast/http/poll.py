@@ -62,28 +62,30 @@ async def hold(
     owner: str,
     load: Callable[[], Awaitable[T]],
     is_news: Callable[[T], bool],
+    recheck: Callable[[], Awaitable[object]] | None = None,
 ) -> T:
     """Return what `load` gives as soon as it is news, or after `seconds` whatever it is.
 
     The hub wakes the caller when the session changes; the database is asked once at first and once for each wake-up,
-    never in between. Ends early when the caller leaves or the server drains.
+    never in between. `recheck` raises when the caller may not be answered any more; where `load` does not find that out
+    itself, it is asked after each read that was waited for: the session may be somebody else's by then. Ends early when
+    the caller leaves or the server drains.
     """
     loaded: T
     async with AsyncExitStack() as stack:
         changed = asyncio.Event()
         if seconds > 0:
             stack.enter_context(admission.admit(owner))
-            subscription = hub.subscribe(session, changed.set)
+            subscription = hub.subscribe(session, changed.set, lambda _: changed.set())
             stack.callback(hub.unsubscribe, subscription)
             subscription.finish_join(LatestByRow())
-            stack.callback(hub.on_drain(changed.set))
         loaded = await load()
         deadline = time.monotonic() + seconds
         if seconds <= 0 or is_news(loaded):
             return loaded
         leaving = asyncio.create_task(_until_left(request, changed))
         stack.callback(leaving.cancel)
-        while not is_news(loaded) and not leaving.done() and not hub.is_draining:
+        while not is_news(loaded) and not leaving.done() and not hub.door.is_draining:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
@@ -93,6 +95,8 @@ async def hold(
                 subscription.begin_join()
                 subscription.finish_join(LatestByRow())
                 loaded = await load()
+                if recheck is not None:
+                    await recheck()
     return loaded
 
 
@@ -103,11 +107,18 @@ async def _until_left(request: Request, changed: asyncio.Event) -> None:
 
 
 async def poll_session(
-    hub: Hub, session: str, owner: str, request: Request, *, settings: PollSettings, admission: Admission
+    hub: Hub,
+    session: str,
+    owner: str,
+    request: Request,
+    *,
+    settings: PollSettings,
+    admission: Admission,
+    recheck: Callable[[], Awaitable[object]],
 ) -> Response:
     """Answer a poll for a whole session. Raises `InvalidRequest` and `DatabaseUnavailable`."""
     started = time.monotonic()
-    since = Cursor.parse(request.query_params.get("cursor", ""))
+    since = Cursor.parse(request.query_params.get("cursor", ""), session)
     wait = wait_of(request, settings)
     if "if-none-match" not in request.headers:
         wait = 0  # whoever knows nothing yet has nothing to wait for
@@ -118,7 +129,10 @@ async def poll_session(
     def is_news(read: Read) -> bool:
         return not is_unchanged(request, _etag(read))
 
-    read = await hold(hub, session, request, seconds=wait, admission=admission, owner=owner, load=load, is_news=is_news)
+    read = await hold(
+        hub, session, request, seconds=wait, admission=admission, owner=owner, load=load, is_news=is_news,
+        recheck=recheck,
+    )  # fmt: skip
     if not is_news(read):
         hub.metrics.polled("unchanged", time.monotonic() - started)
         return answer(request, None, _etag(read))
@@ -150,7 +164,7 @@ def _body(hub: Hub, session: str, read: Read, since: Cursor | None, settings: Po
     return {
         watch.session: session,
         "epoch": read.cursor.epoch,
-        "cursor": str(read.cursor),
+        "cursor": read.cursor.text(session),
         "mode": "full" if since is None else "delta",
         watch.collection: [state.document for state in _since(rows, since)],
         "removed": [{watch.key: state.key, "version": state.version} for state in removed],

@@ -17,8 +17,10 @@ from rowcast.event import ResyncReason
 from rowcast.http.admission import Admission
 from rowcast.http.auth import Principal
 from rowcast.http.errors import VARY, refusal, trace_id_of
+from rowcast.http.lifetime import StreamSettings
+from rowcast.http.opening import stream_headers
 from rowcast.http.poll import PollSettings, poll_session
-from rowcast.http.stream import Stream, StreamSettings, stream_headers
+from rowcast.http.stream import Stream
 from rowcast.http.tickets import Tickets
 from rowcast.hub import Hub, Joined
 
@@ -28,7 +30,8 @@ Authorize = Callable[[HTTPConnection, str], Awaitable[Principal]]
 """Says who asks for a session, given as its id in PostgreSQL's spelling.
 
 Raises `Unauthorized`, or `NotFound` when the session is not the caller's. It is asked again every minute for as long as
-a stream is open, so that nobody goes on watching what was taken from them.
+a stream is open, and when the database says that the session changed hands, so that nobody goes on watching what was
+taken from them.
 """
 
 _HEARTBEAT_MS = (1000, 60_000)
@@ -101,7 +104,7 @@ class _Endpoint:
         try:
             watch = self._live.hub.watch
             session = watch.parse_session(request.path_params[watch.session])
-            principal = await self._live.authorize(request, session)
+            principal = await self._authorize(request, session)
             response = await self._answer(self._live, request, session, principal, receive, send)
         except RowcastError as error:
             response = refusal(request, error)
@@ -109,11 +112,23 @@ class _Endpoint:
         if response is not None:
             await response(scope, receive, send)
 
+    async def _authorize(self, request: Request, session: str) -> Principal:
+        """Return who asks. What changed hands meanwhile is asked for again: the answer may be older than the change."""
+        door = self._live.hub.door
+        while True:
+            changes = door.owner_changes
+            principal = await self._live.authorize(request, session)
+            if changes == door.owner_changes:
+                return principal
+
 
 async def _poll(
     live: Live, request: Request, session: str, principal: Principal, receive: Receive, send: Send
 ) -> Response:
-    return await poll_session(live.hub, session, principal.owner, request, settings=live.poll, admission=live.admission)
+    return await poll_session(
+        live.hub, session, principal.owner, request, settings=live.poll, admission=live.admission,
+        recheck=lambda: live.authorize(request, session),
+    )  # fmt: skip
 
 
 async def _ticket(
@@ -133,9 +148,11 @@ async def _stream(
 ) -> Response | None:
     _check_accept(request)
     heartbeat_ms = _heartbeat_ms(request)
-    if live.hub.is_draining:
+    if live.hub.door.is_draining:
         raise Unavailable("The server is shutting down; connect again.", code="draining")
-    since, reason = _position(request)
+    if not live.hub.door.serves_streams:
+        raise Unavailable("Streams are switched off; poll instead.", code="switched_off")
+    since, reason = _position(request, session)
     if request.method == "HEAD":
         return Response(None, 200, stream_headers(trace_id_of(request)))
     with live.admission.admit(principal.owner):
@@ -163,11 +180,11 @@ async def _is_over(live: Live, session: str, joined: Joined) -> bool:
     return bool(read.states) and all(state.terminal for state in read.states)
 
 
-def _position(request: Request) -> tuple[Cursor | None, ResyncReason | None]:
+def _position(request: Request, session: str) -> tuple[Cursor | None, ResyncReason | None]:
     text = request.headers.get("last-event-id") or request.query_params.get("cursor") or ""
     if not text:
         return None, None
-    since = Cursor.parse(text)
+    since = Cursor.parse(text, session)
     return since, None if since is not None else "bad_cursor"
 
 

@@ -150,6 +150,7 @@ def open_log(data: Path) -> Iterator[int]:
     """Open the log of the server as a descriptor.
 
     O_NOFOLLOW, because the directory belongs to the server's account: root must not write through a link found in it.
+    It is that account's file then, for a base backup reads whatever is in the directory.
     """
     path = data / _LOG
     with suppress(FileNotFoundError):
@@ -160,6 +161,9 @@ def open_log(data: Path) -> Iterator[int]:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written ({error.strerror}): remove it.") from error
     try:
+        owner = data.stat()
+        if os.geteuid() == 0 and os.fstat(descriptor).st_nlink == 1:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rowcast.postgres.statements import document, load, values_of
 from rowcast.watch import Watch
 
-__all__ = ["Step", "install_steps", "uninstall_steps"]
+__all__ = ["Step", "install_steps", "owner_removal_steps", "owner_steps", "uninstall_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,36 @@ def uninstall_steps(watch: Watch, *, concurrently: bool = True) -> Sequence[Step
         _index_step(own["index"], lock=begin["lock"], concurrently=concurrently),
         Step((begin["lock_to_leave"], own["columns"], load("v1/uninstall.sql")["everything"])),
     )
+
+
+def owner_steps(watch: Watch, *, sessions: str, owner: str) -> Sequence[Step]:
+    """Return what tells open streams at once that their session has another owner, or is gone.
+
+    `sessions` is the table with one row a session, which may carry a schema; its id is in a column of the name that
+    the watch uses, and `owner` is the column that says whose it is. Running it again changes nothing.
+    """
+    own = load("v1/owner.sql", _owner_values(watch, sessions, owner))
+    return (Step((own["lock"], own["function"], own["triggers"])),)
+
+
+def owner_removal_steps(watch: Watch, *, sessions: str, owner: str) -> Sequence[Step]:
+    """Return what takes that away again."""
+    own = load("v1/owner.sql", _owner_values(watch, sessions, owner))
+    return (Step((own["lock"], own["remove"])),)
+
+
+def _owner_values(watch: Watch, sessions: str, owner: str) -> dict[str, str]:
+    # The other table is checked, and quoted, as a watched one is.
+    values = values_of(Watch(table=sessions, key=watch.session, session=owner, name=watch.name, updated_at=None))
+    return {
+        "name": watch.name,
+        "sessions": values["table"],
+        "sessions_name": sessions,
+        "session": values["key"],
+        "session_name": watch.session,
+        "owner": values["session"],
+        "owner_channel": watch.owner_channel,
+    }
 
 
 def _index_step(*statements: str, lock: str, concurrently: bool) -> Step:

@@ -9,7 +9,7 @@ from typing import Literal
 from rowcast.event import RowState
 from rowcast.watch import Watch
 
-__all__ = ["Notification", "parse"]
+__all__ = ["Notification", "parse", "parse_owner_change"]
 
 _XID = re.compile(r"[0-9]{1,20}\Z")
 
@@ -46,3 +46,14 @@ def parse(watch: Watch, payload: str) -> Notification:
         return Notification("reread", int(horizon), session=session)
     removed = document.pop("removed", False) is True
     return Notification("state", int(horizon), state=RowState.from_document(watch, document, removed=removed))
+
+
+def parse_owner_change(watch: Watch, payload: str) -> tuple[str | None, bool]:
+    """Return which session has another owner, None for any, and whether it is gone. Raises ValueError."""
+    document = json.loads(payload)
+    if not isinstance(document, dict):
+        raise ValueError("not an object")
+    session = document.get(watch.session)
+    if session is not None and not isinstance(session, str):
+        raise ValueError("no session")
+    return session, document.get("closed") is True

@@ -1,5 +1,7 @@
 """Reads the state of sessions, rows and cursor from one snapshot."""
 
+import asyncio
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
     from rowcast.postgres.connection import Pool
 
-__all__ = ["PostgresReader"]
+__all__ = ["PostgresReader", "state_of"]
+
+_SLICE = 500  # rows; some 10 ms
 
 
 class PostgresReader:
@@ -67,10 +71,10 @@ class PostgresReader:
             raise ReadOnlyDatabase
         if place["epoch"] is None:
             raise DatabaseUnavailable("the epoch could not be begun")
-        states = tuple(self._state(record) for record in records if record["kind"] != "place")
+        states = await self._states(records)
         read = Read(
             states=states,
-            cursor=Cursor(str(place["epoch"]), int(str(place["horizon"]))),
+            cursor=Cursor(_epoch_of(place, records), int(str(place["horizon"]))),
             full=kind == "session",
             usable=since is None or _is_usable(since, place),
         )
@@ -90,12 +94,39 @@ class PostgresReader:
         with translated():
             await self._pool.execute(self._sql["begin_epoch"])
 
-    def _state(self, record: "asyncpg.Record") -> RowState:
-        gone = record["kind"] == "gone"
-        return RowState.from_document(self._watch, json.loads(record["document"]), removed=gone, xid=int(record["xid"]))
+    async def _states(self, records: "list[asyncpg.Record]") -> tuple[RowState, ...]:
+        """Take the states out of what was read, in slices, so that ten thousand rows do not hold up the loop."""
+        states: list[RowState] = []
+        for start in range(0, len(records), _SLICE):
+            if start:
+                await asyncio.sleep(0)
+            part = records[start : start + _SLICE]
+            states += [state_of(self._watch, record) for record in part if record["kind"] != "place"]
+        return tuple(states)
+
+
+def state_of(watch: Watch, record: "asyncpg.Record") -> RowState:
+    """Return the state that a record of kind 'row' or 'gone' tells."""
+    gone = record["kind"] == "gone"
+    return RowState.from_document(watch, json.loads(record["document"]), removed=gone, xid=int(record["xid"]))
 
 
 def _is_usable(since: Cursor, place: dict[str, object]) -> bool:
-    """A cursor of another epoch, from the future, or from before the purged tombstones, cannot be caught up from."""
+    """A cursor of another epoch, from the future, or from before the purged tombstones, cannot be caught up from.
+
+    None can while a trigger is missing: what was changed since does not show.
+    """
     floor, ceiling = int(str(place["floor"] or 0)), int(str(place["ceiling"]))
-    return since.epoch == place["epoch"] and floor <= since.horizon <= ceiling
+    return bool(place["stamped"]) and since.epoch == place["epoch"] and floor <= since.horizon <= ceiling
+
+
+def _epoch_of(place: dict[str, object], records: "list[asyncpg.Record]") -> str:
+    """The epoch of a read. While a trigger is missing, versions order nothing: each content is an epoch of its own.
+
+    So a client that polls shows every change, and is not sent the same again.
+    """
+    epoch = str(place["epoch"])
+    if place["stamped"]:
+        return epoch
+    content = sorted(record["document"] for record in records if record["kind"] != "place")
+    return hashlib.sha256(json.dumps([epoch, content]).encode()).hexdigest()[:16]

@@ -42,6 +42,9 @@ def values_of(watch: Watch, *, concurrently: bool = True) -> dict[str, str]:
         "channel": watch.channel,
         "function": f"notify_{watch.name}_status_update",
         "trigger": f"{watch.name}_status_update_trigger",
+        "triggers": ", ".join(f"('{name}')" for name in _triggers(watch)),
+        "epoch": _epoch(watch.name, f'{schema_prefix}"{table}"'),
+        "stamped": _stamped(watch, f'{schema_prefix}"{table}"'),
         "key": f'"{watch.key}"',
         "key_name": watch.key,
         "session": f'"{watch.session}"',
@@ -79,6 +82,33 @@ def _roles(watch: Watch) -> list[tuple[str, str]]:
     roles += [(watch.status, "status")] if watch.status else []
     roles += [(watch.updated_at, "instant")] if watch.updated_at else []
     return roles
+
+
+def _triggers(watch: Watch) -> list[str]:
+    """The names of all triggers of the watch; one that is missing, and changes are not known to be changes."""
+    stamps = ("1_keep", "2_stamp", *(["3_stamp_wide"] if watch.presence else []), "4_stamp_insert")
+    told = ("", "_insert", "_delete", "_truncate")
+    return [f"~rowcast_{watch.name}_{each}" for each in stamps] + [
+        f"{watch.name}_status_update_trigger{each}" for each in told
+    ]
+
+
+def _epoch(name: str, table: str) -> str:
+    """The name of the database's memory, as cursors carry it.
+
+    Every start of the server begins an epoch, for it may have been started on older files: a copy that was made while
+    it was stopped looks like the files that it had before.
+    """
+    remembered = f"rowcast.current_epoch('{name}', '{table}'::regclass)"
+    return f"left(md5({remembered} || extract(epoch FROM pg_postmaster_start_time())), 16)"
+
+
+def _stamped(watch: Watch, table: str) -> str:
+    """Whether every trigger of the watch is there and fires."""
+    wanted = _triggers(watch)
+    names = ", ".join(f"'{name}'" for name in wanted)
+    found = f"SELECT count(*) FROM pg_trigger WHERE tgrelid = '{table}'::regclass AND tgname IN ({names})"  # noqa: S608
+    return f"({found} AND tgenabled IN ('A', 'O')) = {len(wanted)}"
 
 
 def _changed(watch: Watch) -> list[str]:

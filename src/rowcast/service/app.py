@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
-from rowcast import InvalidRequest, NotFound, RowcastError, Unavailable
+from rowcast import InvalidRequest, NotFound, RowcastError
 from rowcast.http import (
     VARY,
     Admission,
@@ -123,9 +123,11 @@ def _service(settings: Settings) -> Service:
             settings.database_url,
             REQUESTS,
             listen_dsn=settings.listen_database_url or None,
+            source=settings.source,
             metrics=PrometheusMetrics(),
             probe_seconds=settings.probe_seconds,
             sweep_seconds=settings.sweep_seconds,
+            slowest_tick_seconds=settings.source_tick_max_ms / 1000,
         ),
         database=database,
         sessions=Sessions(database),
@@ -150,12 +152,12 @@ def _service(settings: Settings) -> Service:
 def _live_routes(service: Service) -> list[Route]:
     settings = service.settings
 
+    service.hub.door.switch_streams(settings.sse_enabled)
+
     async def authorize(connection: HTTPConnection, session: str) -> Principal:
         is_stream = connection.scope["path"].startswith("/api/sse/") and not connection.scope["path"].endswith(
             "/ticket"
         )
-        if is_stream and not settings.sse_enabled:
-            raise Unavailable("Streams are switched off; poll instead.", code="switched_off")
         # An open stream asks again: the owner is looked up anew, but a ticket that has run out since is still good.
         principal: Principal | None = connection.scope.get(_VERIFIED)
         if principal is None and is_stream:

@@ -47,7 +47,9 @@ def run_demo(*, port: int, data: Path) -> None:
         settings = chosen.with_values(database_url=dsn)
         migrations.migrate(dsn)
         asyncio.run(change_demo_data(dsn))
-        asyncio.run(_run(settings, listening))
+        server = _AnnouncingServer(server_config(settings, create_app(settings)))
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(_run(settings, server, listening))
 
 
 async def change_demo_data(dsn: str, *, remove: bool = False) -> bool:
@@ -69,10 +71,9 @@ class _AnnouncingServer(Server):
             typer.echo(f"Rowcast is ready: http://{host}:{port}  (Ctrl-C stops it)")
 
 
-async def _run(settings: Settings, listening: socket.socket) -> None:
+async def _run(settings: Settings, server: Server, listening: socket.socket) -> None:
     stop = asyncio.Event()
     worker = asyncio.create_task(Worker(settings).run(stop))
-    server = _AnnouncingServer(server_config(settings, create_app(settings)))
     try:
         await server.serve(sockets=[listening])
     finally:

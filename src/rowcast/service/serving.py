@@ -13,9 +13,11 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
 from rowcast import ConfigurationError
 from rowcast.service.app import create_app
+from rowcast.service.protocol import StreamProtocol
 from rowcast.service.settings import Settings
 from rowcast.service.worker import Worker
 
@@ -51,14 +53,14 @@ def serve_forever(settings: Settings, *, workers: int = 1) -> None:
             "several workers need ROWCAST_SIGNING_KEY_FILE, or they would not accept each other's tickets"
         )
     listening = bind(settings.host, settings.port)
+    let_go_of_the_dead(listening, settings.write_timeout_seconds)
     if workers == 1:
-        asyncio.run(Server(server_config(settings, create_app(settings))).serve(sockets=[listening]))
+        Server(server_config(settings, create_app(settings))).run(sockets=[listening])
         return
     # Each process reads the environment anew, so what was chosen on the command line has to be there.
     os.environ |= {"ROWCAST_HOST": settings.host, "ROWCAST_PORT": str(settings.port)}
-    listening.close()
-    options = server_options(settings)
-    uvicorn.run("rowcast.service.main:app", host=settings.host, port=settings.port, workers=workers, **options)
+    config = uvicorn.Config("rowcast.service.main:app", workers=workers, **server_options(settings))
+    Multiprocess(config, sockets=[listening]).run()
 
 
 def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
@@ -69,6 +71,7 @@ def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
 def server_options(settings: Settings) -> dict[str, Any]:
     """Return what the server is told; its access log is left to the proxy in front."""
     return {
+        "http": StreamProtocol,
         "log_config": None,
         "access_log": False,
         "proxy_headers": True,
@@ -106,6 +109,16 @@ def leave_within(seconds: float) -> None:
     timer = threading.Timer(seconds, leave)
     timer.daemon = True
     timer.start()
+
+
+def let_go_of_the_dead(listening: socket.socket, seconds: float) -> None:
+    """Have the system end connections whose peer has taken nothing of what was sent to it for so long.
+
+    A stream that its client does not read is given up by then; without this, its socket would stay for as long as the
+    client's system answers, or for a quarter of an hour where there is none any more.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 from rowcast import ConfigurationError
 from rowcast.http import cors_options
-from rowcast.postgres import normalise_dsn
+from rowcast.postgres import SourceName, normalise_dsn
 
 __all__ = ["IssuerSettings", "Settings", "load_settings"]
 
@@ -84,6 +84,13 @@ class Settings(BaseSettings):
     streams_per_owner: int = Field(20, ge=1, description="Streams and held polls one user may have open in a process.")
     streams_per_process: int | None = Field(
         None, ge=1, description="Streams and held polls of a process; by default 80 % of its descriptor limit."
+    )
+    source: SourceName = Field(
+        "notify",
+        description="Where changes come from: `notify` listens, and asks where that is not heard; `poll` asks.",
+    )
+    source_tick_max_ms: int = Field(
+        1000, ge=5, le=60_000, description="Longest pause between two questions of a source that asks."
     )
     probe_seconds: float = Field(5, gt=0, le=60, description="How often LISTEN is proved to work.")
     sweep_seconds: float = Field(30, gt=0, description="How often the watched sessions are read again, to be sure.")

@@ -13,6 +13,8 @@ __all__ = ["MemorySource"]
 class MemorySource:
     """The `Source` of a hub, for a table in memory: what was committed waits until `deliver`."""
 
+    name = "memory"
+
     def __init__(self, table: MemoryTable) -> None:
         self._table = table
         self._queue: deque[Note] = deque()

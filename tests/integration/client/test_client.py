@@ -1,128 +1,20 @@
 """The Python client: by stream or by poll, through restarts and refusals, it ends up with what the table holds."""
 
 import asyncio
-import json
 import signal
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
-import asyncpg
 import pytest
 from tests.conftest import Server, StartServer
 
 from rowcast import ConfigurationError, NotFound, Unauthorized
-from rowcast.client import Change, Live, Transport, watch
-from rowcast.http import GuestTokens
+from rowcast.client import Transport, watch
+from scripted import CONNECTED, ROW, STAY, answer, event, page, peer, stream
+from watching import becomes, converges, following, settles, table_of, token_of
 
 pytestmark = pytest.mark.anyio
 TRANSPORTS: list[Transport] = ["sse", "poll"]
-OWNER = "guest|follower"
-
-
-@dataclass
-class Table:
-    """The table, changed as any process changes it."""
-
-    connection: "asyncpg.Connection[asyncpg.Record]"
-    session: uuid.UUID
-
-    async def add(self) -> uuid.UUID:
-        key: uuid.UUID = await self.connection.fetchval(
-            "INSERT INTO request (session_id, request) VALUES ($1, 'x') RETURNING request_id", self.session
-        )
-        return key
-
-    async def set(self, key: uuid.UUID, status: str) -> None:
-        await self.connection.execute(
-            "UPDATE request SET status = $2::text::request_status WHERE request_id = $1", key, status
-        )
-
-    async def remove(self, key: uuid.UUID) -> None:
-        await self.connection.execute("DELETE FROM request WHERE request_id = $1", key)
-
-    async def rows(self) -> dict[str, tuple[str, int]]:
-        rows = await self.connection.fetch(
-            "SELECT request_id::text, status::text, rowcast_version FROM request WHERE session_id = $1", self.session
-        )
-        return {row[0]: (row[1], row[2]) for row in rows}
-
-
-@asynccontextmanager
-async def table_of(dsn: str) -> AsyncIterator[Table]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        session = await connection.fetchval("INSERT INTO session (user_owner) VALUES ($1) RETURNING session_id", OWNER)
-        yield Table(connection, session)
-    finally:
-        await connection.close()
-
-
-@dataclass
-class Follower:
-    """A client that follows in the background, and what it was told."""
-
-    live: Live
-    changes: list[Change] = field(default_factory=list)
-    said: list[tuple[str, str]] = field(default_factory=list)
-
-    async def run(self) -> None:
-        async for change in self.live:
-            self.changes.append(change)
-
-    def rows(self) -> dict[str, tuple[str, int]]:
-        return {key: (row["status"], row["version"]) for key, row in self.live.rows.items()}
-
-
-async def becomes(is_true: Callable[[], Awaitable[object]], *, what: str, seconds: float = 30) -> None:
-    """Wait for a fact."""
-    deadline = time.monotonic() + seconds
-    while not await is_true():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        await asyncio.sleep(0.02)
-
-
-@asynccontextmanager
-async def following(url: str, session: object, token: str, transport: Transport) -> AsyncIterator[Follower]:
-    said: list[tuple[str, str]] = []
-    async with watch(
-        url,
-        str(session),
-        token=token,
-        transport=transport,
-        on_status=lambda live: said.append((live.status, live.reason)),
-    ) as live:
-        follower = Follower(live, said=said)
-        task = asyncio.create_task(follower.run())
-        try:
-            yield follower
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-
-def token_of(server: Server) -> str:
-    return GuestTokens(server.signing_key).issue_for(OWNER.partition("|")[2])[0]
-
-
-async def converges(follower: Follower, table: Table) -> None:
-    async def is_equal() -> bool:
-        return follower.rows() == await table.rows()
-
-    await becomes(is_equal, what="the client holds what the table holds")
-
-
-async def settles(follower: Follower) -> None:
-    """Wait until the client follows."""
-
-    async def follows() -> bool:
-        return follower.live.status in ("live", "polling")
-
-    await becomes(follows, what="the client follows")
 
 
 async def follow_to_the_end(url: str, session: object, token: str, transport: Transport) -> None:
@@ -227,49 +119,6 @@ async def test_an_address_that_cannot_work_is_refused_at_once(address: str) -> N
 
 # -- servers and proxies that are not what they should be --------------------------------------------------------------
 
-ROW = {"request_id": "r", "session_id": "s", "status": "pending", "updated_at": 1.0, "terminal": False}
-CONNECTED = {"session_id": "s", "timestamp": 1, "epoch": "e", "heartbeat_ms": 1000, "mode": "resume"}
-
-
-def event(name: str, data: object, cursor: str = "") -> str:
-    text = data if isinstance(data, str) else json.dumps(data)
-    return f"event: {name}\n" + (f"id: {cursor}\n" if cursor else "") + f"data: {text}\n\n"
-
-
-def stream(*events: str) -> str:
-    hello = event("connected", CONNECTED)
-    return "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n" + hello + "".join(events)
-
-
-def answer(status: str, body: object = "", **headers: str) -> str:
-    text = body if isinstance(body, str) else json.dumps(body)
-    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(text)}\r\nConnection: close\r\n{lines}\r\n{text}"
-
-
-def page(*rows: object, cursor: str = "c") -> dict[str, object]:
-    body: dict[str, object] = {"epoch": "e", "cursor": cursor, "mode": "full", "requests": list(rows), "removed": []}
-    return {**body, "poll": {"interval_ms": 1000, "max_wait_s": 25}}
-
-
-@asynccontextmanager
-async def peer(streams: list[str], polls: list[str] | None = None) -> AsyncIterator[tuple[str, list[str]]]:
-    """A server that answers as scripted, the last answer again and again; give its address and what was asked."""
-    asked: list[str] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, ConnectionError):  # the client may leave at any moment
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            asked.append(head)
-            script = streams if "/api/sse/" in head.split("\r\n", 1)[0] else (polls or [answer("404 Not Found")])
-            writer.write((script.pop(0) if len(script) > 1 else script[0]).encode())
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
-
 
 async def test_an_event_that_makes_no_sense_is_asked_for_again() -> None:
     good = event("request_update", {**ROW, "version": 1, "cause": "live"}, "c1")
@@ -353,3 +202,40 @@ async def test_the_token_is_not_sent_to_where_a_redirect_leads() -> None:
             await becomes(has_row, what="the redirect is followed")
             assert "Bearer secret" in first[0]
             assert "secret" not in asked[0]
+
+
+@pytest.mark.parametrize(("mode", "version"), [("delta", 2), ("full", 1)])
+async def test_while_the_server_cannot_hear_its_database_it_asks_beside_the_stream(mode: str, version: int) -> None:
+    """An answer in full is left alone: it would remove what the stream has told since."""
+    row = event("request_update", {**ROW, "version": 1, "cause": "catchup"}, "c1")
+    begin = row + event("synced", {"cursor": "c1"}, "c1") + event("degraded", {"reason": "database", "since": 1.0})
+    polls = [answer("200 OK", {**page({**ROW, "version": 2}), "mode": mode}), answer("304 Not Modified")]
+    async with peer([stream(begin, STAY)], polls) as (url, asked), following(url, "s", "t", "auto") as follower:
+
+        async def was_asked() -> bool:
+            return len(asked) > 1 and follower.rows() == {"r": ("pending", version)}
+
+        await becomes(was_asked, what="the poll told what the stream could not")
+        assert follower.live.status == "degraded"
+        assert "cursor=c1" in asked[1]
+        assert follower.live.cursor == ("c" if mode == "delta" else "c1")
+
+
+async def test_a_stream_that_begins_with_everything_never_takes_over_from_another() -> None:
+    """Its snapshot may be older than what was told meanwhile; so it begins anew, alone."""
+    begin = event("request_update", {**ROW, "version": 1}, "c1") + event("synced", {"cursor": "c1"}, "c1")
+    bad = event("request_update", "{no json", "c2")
+    newer = event("request_update", {**ROW, "request_id": "q", "version": 5, "cause": "live"}, "c3")
+    rows = [{**ROW, "version": 2}, {**ROW, "request_id": "q", "version": 5}]
+    old = {"session_id": "s", "epoch": "e", "mode": "full", "part": 1, "more": False}
+    without = event("snapshot", {**old, "requests": rows[:1]}, "c2") + event("synced", {"cursor": "c2"}, "c2")
+    whole = event("snapshot", {**old, "requests": rows}, "c3") + event("synced", {"cursor": "c3"}, "c3")
+    streams = [stream(begin, bad, newer, STAY), stream(without, STAY), stream(whole, STAY)]
+    async with peer(streams) as (url, asked), following(url, "s", "t", "sse") as follower:
+
+        async def is_right() -> bool:
+            return follower.rows() == {"r": ("pending", 2), "q": ("pending", 5)}
+
+        await becomes(is_right, what="both rows are there")
+        assert len(asked) == 3
+    assert not any(change.removed for change in follower.changes)

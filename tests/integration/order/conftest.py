@@ -81,9 +81,15 @@ async def open_place(start_server: Callable[..., Any], place_on: Callable[..., A
     return start
 
 
+@pytest.fixture(scope="module", params=["notify", "poll"])
+def source(request: pytest.FixtureRequest) -> str:
+    """Where the server gets its changes from: whatever is promised holds for both."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def shared_server(start_shared_server: Callable[..., Any]) -> Any:
-    return start_shared_server(**DEFAULTS)
+def shared_server(start_shared_server: Callable[..., Any], source: str) -> Any:
+    return start_shared_server(**DEFAULTS, ROWCAST_SOURCE=source, ROWCAST_SOURCE_TICK_MAX_MS=200)
 
 
 @pytest.fixture

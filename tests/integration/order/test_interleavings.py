@@ -162,9 +162,9 @@ async def live(client: Follower, kind: int, dice: random.Random, writers: Writer
         await client.follow(until=is_there)
 
 
-async def test_clients_converge_whatever_is_interleaved(open_place: Callable[..., Any]) -> None:
+async def test_clients_converge_whatever_is_interleaved(open_place: Callable[..., Any], source: str) -> None:
     dice = random.Random(SEED)
-    place = await open_place(workers=2, ROWCAST_SWEEP_SECONDS=1, ROWCAST_PROBE_SECONDS=1)
+    place = await open_place(workers=2, ROWCAST_SOURCE=source)
     sessions = [await place.session() for _ in range(4)]
     for session in sessions:
         for _ in range(12):

@@ -209,7 +209,7 @@ async def test_nothing_follows_the_goodbye(monkeypatch: pytest.MonkeyPatch) -> N
             setup.change("a", "1")
             setup.change("b", "1")
             await turns()
-            setup.hub.drain()
+            setup.hub.door.drain()
             setup.is_gated = False
             for waits in setup.waiting:
                 waits.set_result(None)

@@ -7,7 +7,7 @@
 -- $1 session ids, text[] · $2 horizon, text
 WITH place AS MATERIALIZED (
     SELECT pg_snapshot_xmin(s) AS horizon, pg_snapshot_xmax(s) AS ceiling, pg_is_in_recovery() AS standby,
-        rowcast.current_epoch('<<name>>', '<<table>>'::regclass) AS epoch,
+        <<epoch>> AS epoch, <<stamped>> AS stamped,
         (SELECT floor FROM rowcast.watch WHERE name = '<<name>>') AS floor
     FROM pg_current_snapshot() AS s
 )
@@ -28,7 +28,7 @@ WHERE t.watch = '<<name>>' AND t.session_id = ANY ($1::text[])
 -- $1 session id, text · $2 horizon, text or NULL
 WITH place AS MATERIALIZED (
     SELECT pg_snapshot_xmin(s) AS horizon, pg_snapshot_xmax(s) AS ceiling, pg_is_in_recovery() AS standby,
-        rowcast.current_epoch('<<name>>', '<<table>>'::regclass) AS epoch,
+        <<epoch>> AS epoch, <<stamped>> AS stamped,
         (SELECT floor FROM rowcast.watch WHERE name = '<<name>>') AS floor
     FROM pg_current_snapshot() AS s
 )

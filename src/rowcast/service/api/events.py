@@ -10,7 +10,7 @@ __all__ = ["EVENTS"]
 
 Version = Annotated[int, Field(ge=1, lt=2**53)]
 Milliseconds = Annotated[int, Field(ge=0)]
-CursorText = Annotated[str, Field(pattern=r"^1\.[0-9a-f]{16}\.[0-9]+$", description="Opaque to clients.")]
+CursorText = Annotated[str, Field(pattern=r"^1\.[0-9a-f]{16}\.[0-9]+\.[0-9a-f]{8}$", description="Opaque to clients.")]
 
 
 class Connected(BaseModel):
@@ -78,6 +78,13 @@ class Degraded(BaseModel):
     since: Instant
 
 
+class TokenExpiring(BaseModel):
+    """The token runs out, and the stream with it: connect with a new one before."""
+
+    expires_at: Instant
+    in_ms: Milliseconds
+
+
 class Goodbye(BaseModel):
     """The server ends the stream on purpose."""
 
@@ -105,6 +112,7 @@ EVENTS: dict[str, type[BaseModel]] = {
     "heartbeat": Heartbeat,
     "resync": Resync,
     "degraded": Degraded,
+    "token_expiring": TokenExpiring,
     "goodbye": Goodbye,
     "error": StreamError,
 }

@@ -248,3 +248,4 @@ class Readiness(BaseModel):
     database: bool
     listener: bool
     accepting: bool
+    source: Literal["notify", "poll"]

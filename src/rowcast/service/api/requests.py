@@ -127,4 +127,6 @@ def _detail(row: "asyncpg.Record") -> dict[str, Any]:
 
 
 def _etag(row: "asyncpg.Record") -> str:
-    return etag_of(str(row["request_id"]), row["rowcast_version"], row["updated_epoch"], row["rating"], row["review"])
+    # The version says it all, as long as the triggers are there that count it.
+    told = (row["status"], row["response"] is None, row["error"] is None, row["rating"], row["review"])
+    return etag_of(str(row["request_id"]), row["rowcast_version"], row["updated_epoch"], *told)

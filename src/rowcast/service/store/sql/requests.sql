@@ -1,4 +1,4 @@
--- Requests, for their owner and for the worker.
+-- Requests, for their owner and for the worker. `rowcast_version` is named, so that PostgreSQL says when it is missing.
 
 -- name: lock_session
 -- Take the session's row for the length of the transaction, so that its requests are counted and numbered one by one.
@@ -19,7 +19,7 @@ UPDATE request SET job_id = $2 WHERE request_id = $1;
 
 -- name: by_number
 -- $1 owner · $2 session id · $3 sequence number
-SELECT r.*, round(extract(epoch FROM r.updated_at)::numeric, 3)::float8 AS updated_epoch,
+SELECT r.*, r.rowcast_version, round(extract(epoch FROM r.updated_at)::numeric, 3)::float8 AS updated_epoch,
     round(extract(epoch FROM r.created_at)::numeric, 3)::float8 AS created_epoch,
     ARRAY(SELECT q.query_id FROM query q WHERE q.request_id = r.request_id ORDER BY q.created_at, q.query_id) AS query_ids
 FROM request r JOIN session s USING (session_id)
@@ -27,7 +27,7 @@ WHERE s.user_owner = $1 AND r.session_id = $2 AND r.sequence_number = $3;
 
 -- name: by_id
 -- $1 owner · $2 request id
-SELECT r.*, round(extract(epoch FROM r.updated_at)::numeric, 3)::float8 AS updated_epoch,
+SELECT r.*, r.rowcast_version, round(extract(epoch FROM r.updated_at)::numeric, 3)::float8 AS updated_epoch,
     round(extract(epoch FROM r.created_at)::numeric, 3)::float8 AS created_epoch,
     ARRAY(SELECT q.query_id FROM query q WHERE q.request_id = r.request_id ORDER BY q.created_at, q.query_id) AS query_ids
 FROM request r JOIN session s USING (session_id)
