@@ -68,6 +68,7 @@ class Watcher:
     live: Live
     changes: list[Change] = field(default_factory=list)
     said: list[tuple[str, str]] = field(default_factory=list)
+    told: dict[str, Any] = field(default_factory=dict)
     told_at: list[float] = field(default_factory=list)
     epochs: list[str] = field(default_factory=list)
     task: "asyncio.Task[None] | None" = None
@@ -75,6 +76,10 @@ class Watcher:
     async def run(self) -> None:
         async for change in self.live:
             self.changes.append(change)
+            if change.removed:
+                del self.told[change.row["request_id"]]
+            else:
+                self.told[change.row["request_id"]] = change.row
             self.told_at.append(time.monotonic())
             self.epochs.append(self.live.epoch)
 
@@ -93,7 +98,12 @@ class Watcher:
             newest[key] = version
 
     def rows(self) -> dict[str, tuple[str, int]]:
-        return {key: (row["status"], row["version"]) for key, row in self.live.rows.items()}
+        """What the changes that were told make; in the end that is what the client holds."""
+        return {key: (row["status"], row["version"]) for key, row in self.told.items()}
+
+    def is_told(self) -> bool:
+        """Whether every change that the client knows of was told."""
+        return self.told == dict(self.live.rows)
 
 
 async def becomes(is_true: Callable[[], object], *, what: Callable[[], str] | str, within: float = 30) -> float:
@@ -142,7 +152,7 @@ async def converges(watcher: Watcher, table: Table, *, within: float = 30) -> fl
 
     async def is_equal() -> bool:
         watcher.check_task()
-        return watcher.rows() == await table.rows()
+        return watcher.is_told() and watcher.rows() == await table.rows()
 
     try:
         return await becomes(is_equal, what="the client holds what the table holds", within=within)
@@ -156,7 +166,7 @@ async def settles(watcher: Watcher, *status: str, within: float = 30) -> float:
 
     def is_settled() -> bool:
         watcher.check_task()
-        return watcher.live.status in wanted
+        return watcher.live.status in wanted and watcher.is_told()
 
     return await becomes(is_settled, what=lambda: f"the client is {wanted}: {watcher.said}", within=within)
 
