@@ -94,6 +94,25 @@ def migrate(
 
 @app.command()
 @one_line_errors
+def rollout(
+    share: Annotated[
+        str | None,
+        typer.Argument(
+            help="A percentage of the users, `on`, `off`, or `reset`: the settings decide. Without it, show."
+        ),
+    ] = None,
+    salt: Annotated[str | None, typer.Option(help="Another salt chooses other users.")] = None,
+) -> None:
+    """Say who is offered streams, on all servers, while they run. Who is not any more is sent to polling."""
+    from rowcast.service.rollout import change_rollout
+
+    settings = _settings()
+    _required_database(settings)
+    typer.echo(asyncio.run(change_rollout(settings, share, salt=salt)))
+
+
+@app.command()
+@one_line_errors
 def demo(
     port: Annotated[int, typer.Option(envvar="PORT", min=0, max=65535, help="Port of the page.")] = 8000,
     data: Annotated[Path, typer.Option(help="Where the demo keeps its database and key.")] = Path(".rowcast"),

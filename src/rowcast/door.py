@@ -20,6 +20,7 @@ class Door:
         self.is_draining = False
         self.serves_streams = True
         self.owner_changes = 0
+        self.keeps: Callable[[str], bool] = _everybody
         self._tell = tell
 
     def drain(self) -> None:
@@ -31,9 +32,22 @@ class Door:
         """Serve streams, or have all end and take no new ones; polls go on."""
         was_on, self.serves_streams = self.serves_streams, on
         if was_on and not on:
-            self._tell("switched_off", None)
+            self.keep_streams(_nobody)
+
+    def keep_streams(self, keeps: Callable[[str], bool]) -> None:
+        """Have the streams end whose owner `keeps` says no to; polls go on, and who comes back is let in."""
+        self.keeps = keeps
+        self._tell("switched_off", None)
 
     def owner_changed(self, session: str | None, *, closed: bool = False) -> None:
         """Have the readers of a session, or of all, ask whether it is still theirs; `closed`: it is said to be gone."""
         self.owner_changes += 1
         self._tell("closed" if closed else "owner", session)
+
+
+def _everybody(owner: str) -> bool:
+    return True
+
+
+def _nobody(owner: str) -> bool:
+    return False

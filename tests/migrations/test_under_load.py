@@ -13,7 +13,7 @@ from lab import Lab
 from rowcast import ConfigurationError, DatabaseUnavailable
 from rowcast.postgres import install, uninstall
 from rowcast.service.store.watched import REQUESTS
-from schema import FIRST, NOTIFY, OWNER, downgrade, upgrade
+from schema import FIRST, NOTIFY, ROLLOUT, downgrade, upgrade
 
 pytestmark = pytest.mark.anyio
 
@@ -87,7 +87,7 @@ async def load(crowded: Lab) -> AsyncIterator[Load]:
 async def test_nobody_waits_long_and_nothing_is_rewritten(crowded: Lab, load: Load) -> None:
     storage = "SELECT relfilenode FROM pg_class WHERE oid = 'request'::regclass"
     before = await crowded.value(storage)
-    for migrate, revision in ((upgrade, OWNER), (downgrade, FIRST), (upgrade, OWNER)):
+    for migrate, revision in ((upgrade, ROLLOUT), (downgrade, FIRST), (upgrade, ROLLOUT)):
         await asyncio.to_thread(migrate, crowded.dsn, revision)
         await load.passes(50)
     assert await crowded.value(storage) == before

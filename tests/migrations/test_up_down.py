@@ -10,7 +10,7 @@ from rowcast.postgres import owner_removal_steps, uninstall
 from rowcast.postgres.embedded import EmbeddedPostgres
 from rowcast.service import migrations
 from rowcast.service.store.watched import REQUESTS
-from schema import ALEMBIC, FIRST, NOTIFY, OWNER, ROWCAST, downgrade, dump, migrate, program, run, upgrade
+from schema import ALEMBIC, FIRST, NOTIFY, OWNER, ROLLOUT, ROWCAST, downgrade, dump, migrate, program, run, upgrade
 
 EPOCH = "SELECT rowcast.current_epoch('request', 'request')"
 
@@ -19,11 +19,10 @@ def test_alembic_goes_up_and_step_by_step_down_from_the_command_line(
     database_url: str, unwatched_database: str
 ) -> None:
     run([*ALEMBIC, "upgrade", "head"], database_url)
-    run([*ALEMBIC, "downgrade", "-1"], database_url)
-    assert NOTIFY in run([*ALEMBIC, "current"], database_url)
-    run([*ALEMBIC, "downgrade", "-1"], database_url)
+    for revision in (OWNER, NOTIFY, FIRST):
+        run([*ALEMBIC, "downgrade", "-1"], database_url)
+        assert revision in run([*ALEMBIC, "current"], database_url)
     assert dump(database_url) == dump(unwatched_database)
-    assert FIRST in run([*ALEMBIC, "current"], database_url)
 
 
 def test_up_down_up_leaves_the_schema_identical(database_url: str) -> None:
@@ -32,12 +31,13 @@ def test_up_down_up_leaves_the_schema_identical(database_url: str) -> None:
     first = dump(database_url)
     upgrade(database_url, NOTIFY)
     notify = dump(database_url)
+    upgrade(database_url, OWNER)
+    owner = dump(database_url)
     upgrade(database_url)
     head = dump(database_url)
-    downgrade(database_url, "-1")
-    assert dump(database_url) == notify
-    downgrade(database_url, "-1")
-    assert dump(database_url) == first
+    for before in (owner, notify, first):
+        downgrade(database_url, "-1")
+        assert dump(database_url) == before
     upgrade(database_url)
     assert dump(database_url) == head
     downgrade(database_url, "base")
@@ -46,7 +46,7 @@ def test_up_down_up_leaves_the_schema_identical(database_url: str) -> None:
     assert dump(database_url) == head
     assert any("request_status_update_trigger" in line for line in head)
     assert any("request_owner_trigger" in line for line in head)
-    assert len({len(empty), len(first), len(notify), len(head)}) == 4
+    assert len({len(each) for each in (empty, first, notify, owner, head)}) == 5
 
 
 def test_rowcast_migrate_does_what_alembic_does(database_url: str, service_database: str) -> None:
@@ -68,7 +68,7 @@ def test_the_sql_that_is_printed_gives_the_same_schema(
 
 
 def test_the_sql_of_the_way_back_gives_back_the_schema(service_database: str, unwatched_database: str) -> None:
-    script = run([*ALEMBIC, "downgrade", f"{OWNER}:{FIRST}", "--sql"])
+    script = run([*ALEMBIC, "downgrade", f"{ROLLOUT}:{FIRST}", "--sql"])
     run([program("psql"), "-Xq", "-v", "ON_ERROR_STOP=1", "-d", service_database], text=script)
     assert dump(service_database) == dump(unwatched_database)
 
@@ -128,6 +128,7 @@ async def test_the_owner_of_a_database_can_migrate_without_being_a_superuser(
 async def test_the_library_takes_away_what_the_migration_made(service: Lab, unwatched_database: str) -> None:
     await uninstall(service.dsn, REQUESTS)
     await service.execute("DROP INDEX idx_request_session_updated")
+    await service.execute("DROP TABLE rollout")
     for step in owner_removal_steps(REQUESTS, sessions="session", owner="user_owner"):
         for statement in step.statements:
             await service.execute(statement)

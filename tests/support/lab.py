@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from rowcast import Watch
+from rowcast import Metrics, Watch
 from rowcast.postgres import PostgresReader
 
 JOB = """
@@ -123,8 +123,8 @@ class Lab:
             while not await self.value("SELECT pg_blocking_pids($1) <> '{}'", connection.get_server_pid()):
                 await asyncio.sleep(0.005)
 
-    def reader(self) -> PostgresReader:
-        return PostgresReader(self.dsn, self.watch)
+    def reader(self, metrics: Metrics | None = None) -> PostgresReader:
+        return PostgresReader(self.dsn, self.watch, metrics=metrics)
 
 
 OpenLab = Callable[[str, Watch], Awaitable[Lab]]

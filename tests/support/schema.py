@@ -12,7 +12,7 @@ from rowcast.postgres.embedded import find_binaries
 
 ROOT = Path(__file__).parents[2]
 VOLATILE = ("--", "\\restrict", "\\unrestrict")
-FIRST, NOTIFY, OWNER = "c3a1d0f4b2e7", "b725927e9e64", "e41c7a90d2b6"
+FIRST, NOTIFY, OWNER, ROLLOUT = "c3a1d0f4b2e7", "b725927e9e64", "e41c7a90d2b6", "f3b8d5a17c42"
 
 ROWCAST = [sys.executable, "-m", "rowcast.cli"]
 ALEMBIC = [sys.executable, "-m", "alembic"]

@@ -166,16 +166,18 @@ async def _stream(
             recheck=lambda: live.authorize(request, session),
         )
         try:
-            joined = await stream.join(since, reason)
-            if request.query_params.get("until") == "terminal" and await _is_over(live, session, joined):
+            if await _has_ended(live, request, session, await stream.join(since, reason)):
                 return Response(None, 204, {"X-Request-Id": trace_id_of(request), "Vary": VARY})
-            await stream.run(joined, since, receive, send)
+            await stream.run(receive, send)
         finally:
             stream.leave()
     return None
 
 
-async def _is_over(live: Live, session: str, joined: Joined) -> bool:
+async def _has_ended(live: Live, request: Request, session: str, joined: Joined) -> bool:
+    """Whether the client wants no more than what has ended, and all has."""
+    if request.query_params.get("until") != "terminal":
+        return False
     read = joined.read if joined.read.full else await live.hub.reader.session(session)
     return bool(read.states) and all(state.terminal for state in read.states)
 

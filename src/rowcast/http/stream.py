@@ -4,18 +4,19 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import suppress
 
 from starlette.types import Receive, Send
 
+from rowcast.backoff import Backoff
 from rowcast.cursor import Cursor
 from rowcast.door import Notice
 from rowcast.errors import RowcastError
-from rowcast.event import Event, ResyncReason, failed, goodbye, heartbeat, token_expiring
+from rowcast.event import Event, ResyncReason, degraded, failed, goodbye, heartbeat, token_expiring
 from rowcast.http.auth import Principal
 from rowcast.http.lifetime import Lifetime, StreamSettings
 from rowcast.http.opening import joined_frames, opening_frames, stream_headers
 from rowcast.http.ownership import Ownership
+from rowcast.http.parting import see_off, spread_ms
 from rowcast.http.writer import Writer
 from rowcast.hub import Hub, Joined
 from rowcast.sse import encode
@@ -34,8 +35,9 @@ class Stream:
     """
 
     __slots__ = (
-        "_drain_timer", "_hub", "_knows_protocol", "_last", "_last_write", "_lifetime", "_ownership", "_reason",
-        "_rejoining", "_session", "_settings", "_stream_id", "_subscription", "_task", "_timer", "_writer",
+        "_drain_timer", "_hub", "_joined", "_knows_protocol", "_last", "_last_write", "_lifetime", "_owner",
+        "_ownership", "_reason", "_rejoining", "_session", "_settings", "_since", "_stream_id", "_subscription",
+        "_task", "_timer", "_writer",
     )  # fmt: skip
 
     def __init__(
@@ -59,10 +61,13 @@ class Stream:
             settings, now=self._last_write, expires_at=principal.expires_at, has_age=knows_protocol, clock=hub.clock
         )
         self._drain_timer: asyncio.TimerHandle | None = None
+        self._joined: Joined | None = None
         self._last: Event | None = None
+        self._owner = principal.owner
         self._ownership = Ownership(recheck, on_settled=self._settled, on_lost=self._lose)
         self._reason: str | None = None
         self._rejoining: asyncio.Task[None] | None = None
+        self._since: Cursor | None = None
         self._subscription = hub.subscribe(session, self._wake, self._heed)
         self._task: asyncio.Task[object] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -70,7 +75,9 @@ class Stream:
 
     async def join(self, since: Cursor | None, reason: ResyncReason | None) -> Joined:
         """Read what the client misses. Raises `DatabaseUnavailable`: the stream has not begun, so that is a 503."""
-        return await self._hub.join(self._subscription, since, resync=reason)
+        self._since = since
+        self._joined = await self._hub.join(self._subscription, since, resync=reason)
+        return self._joined
 
     def leave(self) -> None:
         """Forget the stream; must be called exactly once, however far it came."""
@@ -84,8 +91,8 @@ class Stream:
         if self._writer is not None:
             self._writer.abandon()
 
-    async def run(self, joined: Joined, since: Cursor | None, receive: Receive, send: Send) -> str:
-        """Send headers and first frames at once, then stay until either side ends it; return the reason."""
+    async def run(self, receive: Receive, send: Send) -> str:
+        """Send headers and what was read at once, then stay until either side ends it; return the reason."""
         self._task = asyncio.current_task()
         self._hub.metrics.stream_opened()
         try:
@@ -102,11 +109,6 @@ class Stream:
             if self._ownership.lost is not None:
                 self._lose(self._ownership.lost)
             else:
-                opening = opening_frames(
-                    self._hub, joined, since, session=self._session, stream_id=self._stream_id,
-                    heartbeat_ms=self._settings.heartbeat_ms,
-                )  # fmt: skip
-                self._put(opening)
                 self._begin()
             while self._reason is None and (await receive())["type"] != "http.disconnect":
                 pass
@@ -120,39 +122,24 @@ class Stream:
             reason = self._reason or "client_left"
             self._reason = reason
             self._hub.metrics.stream_closed(reason, asyncio.get_running_loop().time() - self._lifetime.born)
-        if reason != "client_left":
-            await self._part(receive)
+        self._hub.unsubscribe(self._subscription)
+        if reason != "client_left" and self._writer is not None:
+            await see_off(self._writer, receive, self._settings.write_timeout_seconds + 10)
         return reason
 
     def _begin(self) -> None:
-        """Go live, or heed what was told before there was a stream to end."""
+        """Open and go live, or end, if that was told before there was a stream to end."""
+        joined, self._joined = self._joined, None  # it is not kept for as long as the stream lives
+        assert joined is not None
+        opening = opening_frames(
+            self._hub, joined, self._since, session=self._session, stream_id=self._stream_id,
+            heartbeat_ms=self._settings.heartbeat_ms,
+        )  # fmt: skip
+        self._put(opening)
         self._tick()
-        if self._hub.door.is_draining:
-            self._heed("drain")
-        elif not self._hub.door.serves_streams:
-            self._heed("switched_off")
+        if self._last is not None:
+            self._end(self._last)
         self._wake()
-
-    async def _part(self, receive: Receive) -> None:
-        """See the last write through, and end the answer in good order, if a peer that reads slowly reads after all.
-
-        The operating system gives up on it meanwhile, if the server's sockets ask for that (`TCP_USER_TIMEOUT`).
-        """
-        self._hub.unsubscribe(self._subscription)
-        if self._writer is None or (self._writer.has_ended and not self._writer.is_busy):
-            return
-        gone = asyncio.ensure_future(_disconnected(receive))
-        free = asyncio.ensure_future(self._writer.until_free())
-        try:
-            seconds = self._settings.write_timeout_seconds + 10
-            await asyncio.wait((gone, free), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if not self._writer.is_busy and not self._writer.has_ended and not gone.done():
-                last = goodbye("slow_consumer", resume=True, retry_ms=_spread_ms(1))
-                with suppress(OSError):
-                    self._writer.write([encode(last)], more=False)
-        finally:
-            gone.cancel()
-            free.cancel()
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -195,13 +182,11 @@ class Stream:
             self._wake()
 
     async def _join_again(self, reason: ResyncReason) -> None:
+        assert self._writer is not None
         try:
-            joined = await self._hub.join(self._subscription, None, resync=reason)
-            assert self._writer is not None
+            joined = await self._read_again(reason)
             await self._writer.until_free()  # a heartbeat may be under way
             await self._ownership.settle()
-        except RowcastError:
-            self._end(goodbye("slow_consumer", resume=True, retry_ms=_spread_ms(1)))
         except Exception:
             logger.exception("a stream could not join again", extra={"stream_id": self._stream_id})
             self._end(failed(self._hub.watch, self._session))
@@ -211,6 +196,21 @@ class Stream:
         finally:
             self._rejoining = None
         self._wake()
+
+    async def _read_again(self, reason: ResyncReason) -> Joined:
+        """Join again as soon as the database can be read; the client stays, and is told to poll meanwhile."""
+        assert self._writer is not None
+        backoff = Backoff(first_seconds=0.1, cap_seconds=2, random=random.random)
+        is_told = False
+        while True:
+            try:
+                return await self._hub.join(self._subscription, None, resync=self._subscription.resync or reason)
+            except RowcastError:
+                await self._writer.until_free()
+                if not is_told and self._reason is None:
+                    self._put([encode(degraded(self._hub.lost_at or self._hub.clock()))])
+                    is_told = True
+            await asyncio.sleep(backoff.next_seconds())
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ class Stream:
         now, beat = asyncio.get_running_loop().time(), self._settings.heartbeat_ms / 1000
         over = self._lifetime.is_over(now)
         if over is not None:
-            self._end(goodbye(over, resume=True, retry_ms=_spread_ms(1)))
+            self._end(goodbye(over, resume=True, retry_ms=spread_ms(1)))
             return
         if self._lifetime.must_recheck(now):
             self._ownership.check()
@@ -247,11 +247,13 @@ class Stream:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _heed(self, notice: Notice) -> None:
-        """Do as the hub says; it says so at once, so before the stream has begun, too."""
+        """Do as the hub says; it says so at once, which may be before there is anything to end."""
         if notice == "drain":
             self._drain()
         elif notice == "switched_off":
-            self._end(goodbye("switched_off", resume=False, retry_ms=_spread_ms(1), transport="poll"))
+            if not self._hub.door.keeps(self._owner):
+                retry_ms = spread_ms(self._settings.drain_seconds)
+                self._end(goodbye("switched_off", resume=False, retry_ms=retry_ms, transport="poll"))
         else:
             self._wake()  # what was committed before may still be told
             self._ownership.doubt(closed=notice == "closed")
@@ -261,7 +263,7 @@ class Stream:
         self._wake()
 
     def _lose(self, reason: str) -> None:
-        self._end(goodbye(reason, resume=reason not in _SESSION_HAS_ENDED, retry_ms=_spread_ms(1)))
+        self._end(goodbye(reason, resume=reason not in _SESSION_HAS_ENDED, retry_ms=spread_ms(1)))
 
     def _drain(self) -> None:
         """Say goodbye: at once to clients that come back by themselves, to others when the window is over.
@@ -269,15 +271,15 @@ class Stream:
         Who is asked a second time does it at once.
         """
         if self._knows_protocol or self._drain_timer is not None:
-            self._end(goodbye("drain", resume=True, retry_ms=_spread_ms(self._settings.drain_seconds)))
+            self._end(goodbye("drain", resume=True, retry_ms=spread_ms(self._settings.drain_seconds)))
         else:
             self._drain_timer = asyncio.get_running_loop().call_later(self._settings.drain_seconds, self._drain)
 
     def _end(self, last: Event) -> None:
         """Send what waits and a last frame, then end the body and the request; after the write that is under way."""
-        if self._reason is not None or self._writer is None:
+        if self._reason is not None:
             return
-        if self._writer.is_busy:
+        if self._writer is None or self._writer.is_busy:
             self._last = last
             return
         frames = [] if self._subscription.resync or self._is_held else self._subscription.drain()
@@ -289,12 +291,3 @@ class Stream:
             self._reason = reason
             if self._task is not None and self._task is not asyncio.current_task():
                 self._task.cancel()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _spread_ms(seconds: float) -> int:
-    return round(random.uniform(0.05, 1) * seconds * 1000)  # noqa: S311 - spreads the clients, protects nothing

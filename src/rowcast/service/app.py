@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
 from importlib.metadata import version
 from importlib.resources import files
@@ -46,9 +46,11 @@ from rowcast.service.api.context import Service
 from rowcast.service.api.openapi import describe, methods_of
 from rowcast.service.leases import end_lost_requests
 from rowcast.service.logs import redact_access_log
+from rowcast.service.rollout import LiveRollout
 from rowcast.service.settings import Settings
 from rowcast.service.store import REQUESTS, Queries, Requests, Sessions
 from rowcast.service.store.database import Database
+from rowcast.service.store.rollouts import Rollout, Rollouts
 from rowcast.service.store.work import Work
 
 __all__ = ["create_app"]
@@ -79,8 +81,10 @@ def create_app(settings: Settings) -> FastAPI:
             await stack.enter_async_context(service.database)
             await stack.enter_async_context(service.hub.lifespan(app))
             work = Work(service.database, lease_seconds=settings.lease_seconds)
-            leases = asyncio.create_task(end_lost_requests(work))
-            stack.callback(leases.cancel)
+            with suppress(TimeoutError):  # what is switched off is off from the first request on
+                await asyncio.wait_for(service.rollout.look(), 2)
+            for following in (end_lost_requests(work), service.rollout.follow()):
+                stack.callback(asyncio.create_task(following).cancel)
             yield
 
     app = FastAPI(
@@ -117,22 +121,24 @@ def _service(settings: Settings) -> Service:
         # The first process to start makes the key; all others, and all later starts, find it.
         key = key.save(settings.signing_key_file)
     issuers = [Issuer(**issuer.model_dump()) for issuer in settings.issuers]
+    hub = postgres_hub(
+        settings.database_url,
+        REQUESTS,
+        listen_dsn=settings.listen_database_url or None,
+        source=settings.source,
+        metrics=PrometheusMetrics(),
+        probe_seconds=settings.probe_seconds,
+        sweep_seconds=settings.sweep_seconds,
+        slowest_tick_seconds=settings.source_tick_max_ms / 1000,
+    )
     return Service(
         settings=settings,
-        hub=postgres_hub(
-            settings.database_url,
-            REQUESTS,
-            listen_dsn=settings.listen_database_url or None,
-            source=settings.source,
-            metrics=PrometheusMetrics(),
-            probe_seconds=settings.probe_seconds,
-            sweep_seconds=settings.sweep_seconds,
-            slowest_tick_seconds=settings.source_tick_max_ms / 1000,
-        ),
+        hub=hub,
         database=database,
         sessions=Sessions(database),
         requests=Requests(database),
         queries=Queries(database),
+        rollout=LiveRollout(Rollouts(database), Rollout.of(settings), hub),
         authenticator=Authenticator(
             issuers=issuers,
             signing_key=key,
@@ -151,8 +157,6 @@ def _service(settings: Settings) -> Service:
 
 def _live_routes(service: Service) -> list[Route]:
     settings = service.settings
-
-    service.hub.door.switch_streams(settings.sse_enabled)
 
     async def authorize(connection: HTTPConnection, session: str) -> Principal:
         is_stream = connection.scope["path"].startswith("/api/sse/") and not connection.scope["path"].endswith(

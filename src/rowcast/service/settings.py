@@ -68,12 +68,17 @@ class Settings(BaseSettings):
     sse_enabled: bool = Field(
         True,
         validation_alias=AliasChoices("ROWCAST_SSE_ENABLED", "ENABLE_SSE_ENDPOINT"),
-        description="Whether streams are served at all; polling always is.",
+        description="Whether streams are served at all; polling always is. `rowcast rollout off` also ends them.",
     )
     sse_rollout_percent: float | None = Field(
-        None, ge=0, le=100, description="Share of the users who are offered streams; unset means all."
+        None,
+        ge=0,
+        le=100,
+        description="Share of the users who are offered streams; unset means all. `rowcast rollout` beats it.",
     )
-    sse_salt: str = Field("sse-v1", max_length=64, description="Another salt chooses other users.")
+    sse_salt: str = Field(
+        "sse-v1", max_length=64, description="Another salt chooses other users. `rowcast rollout --salt` beats it."
+    )
     heartbeat_ms: int = Field(5000, ge=1000, le=60_000, description="Silence after which a stream shows life.")
     max_stream_age_seconds: float = Field(3600, gt=0, description="Age at which a stream is ended, ± 10 %.")
     write_timeout_seconds: float = Field(20, gt=0, description="How long a blocked write may take.")

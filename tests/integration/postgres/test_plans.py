@@ -1,7 +1,7 @@
 """The hot queries find their rows by an index, with any kind of plan."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -50,6 +50,10 @@ async def plan_of(lab: Lab, statement: str, *arguments: str) -> list[dict[str, A
     return list(nodes(json.loads(explained)[0]["Plan"]))
 
 
+def array(items: Iterable[object]) -> str:
+    return "'{" + ",".join(str(item) for item in items) + "}'"
+
+
 def hot() -> dict[str, str]:
     return load("read.sql", values_of(JOBS) | {"document": document(JOBS, "r")})
 
@@ -65,12 +69,13 @@ async def test_reads_go_by_the_index_on_session_and_transaction(crowded: Lab) ->
 
 
 async def check_plans(crowded: Lab, analysed: bool) -> None:
-    crowd = "{" + ",".join(str(owner(number)) for number in range(50)) + "}"
+    one, few, crowd = (array(owner(number) for number in range(count)) for count in (1, 8, 50))
     cases = [
-        ("session", f"'{owner(7)}'", "NULL"),
-        ("session", f"'{owner(7)}'", "'400'"),
-        ("changes", f"'{{{owner(7)}}}'", "'400'"),
-        ("changes", f"'{crowd}'", "'498'"),
+        ("session", one, array([2**64 - 1])),
+        ("session", one, array([400])),
+        ("session", few, array([400] * 8)),
+        ("changes", one, array([400])),
+        ("changes", crowd, array([498] * 50)),
     ]
     for name, *arguments in cases:
         plan = await plan_of(crowded, hot()[name], *arguments)
@@ -78,11 +83,9 @@ async def check_plans(crowded: Lab, analysed: bool) -> None:
         indexes = {node["Index Name"] for node in plan if "Index Name" in node}
         assert scans["job"] in {"Index Scan", "Bitmap Heap Scan"}, (name, scans)
         assert "rowcast_job_session_xid" in indexes
-        if "tombstone" in scans:  # without a horizon it need not even be looked at
-            assert scans["tombstone"] in {"Index Scan", "Bitmap Heap Scan"}, (name, scans)
-            # PostgreSQL 18 may skip through the primary key as long as it knows nothing of the table.
-            assert "tombstone_session_xid" in indexes or not analysed
-        assert "tombstone" in scans or "NULL" in arguments
+        assert scans["tombstone"] in {"Index Scan", "Bitmap Heap Scan"}, (name, scans)
+        # PostgreSQL 18 may skip through the primary key as long as it knows nothing of the table.
+        assert "tombstone_session_xid" in indexes or not analysed
         bounds = " ".join(str(node.get("Index Cond", "")) for node in plan)
         assert name == "session" or "rowcast_xid" in bounds
 

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from lab import JOB, JOBS, Lab
-from rowcast import ConfigurationError, Cursor, DatabaseUnavailable, ReadOnlyDatabase
+from rowcast import ConfigurationError, Cursor, DatabaseUnavailable, NullMetrics, ReadOnlyDatabase
 from rowcast.hub import Read
 from rowcast.postgres import PostgresReader, install
 from rowcast.postgres.embedded import EmbeddedPostgres
@@ -72,6 +72,41 @@ async def test_changes_are_what_was_missed_and_no_rows_of_others(jobs: Lab) -> N
         for key, version in versions(before).items():
             assert (versions(read) | gone(read)).get(key, version + 1) > version
         assert (await reader.changes([str(mine), str(yours)], read.cursor)).states == ()
+
+
+async def test_many_who_come_together_share_statements_and_each_gets_its_own(jobs: Lab) -> None:
+    owners = [uuid4() for _ in range(100)]
+    keys = {owner: [await jobs.add(owner=owner) for _ in range(3)] for owner in owners}
+    counting = Statements()
+    async with jobs.reader(counting) as reader:
+        whole = await asyncio.gather(*(reader.session(str(owner)) for owner in owners * 3))
+        assert [set(versions(read)) for read in whole] == [set(map(str, keys[owner])) for owner in owners * 3]
+        assert counting.statements < 100 / 4, "no more than for some sessions at a time"
+        # Each from its own cursor: what one is behind by is not sent to the others.
+        early = whole[0].cursor
+        for owner in owners:
+            await jobs.set(keys[owner][0], "state = 'running'")
+        late = (await reader.session(str(owners[0]))).cursor
+        for owner in owners:
+            await jobs.set(keys[owner][1], "state = 'running'")
+            await jobs.execute("DELETE FROM job WHERE id = $1", keys[owner][2])
+        counting.statements = 0
+        asked = [(owner, since) for owner in owners for since in (early, late)]
+        changes = await asyncio.gather(*(reader.changes([str(owner)], since) for owner, since in asked))
+        assert counting.statements < 10
+        for (owner, since), read in zip(asked, changes, strict=True):
+            expected = keys[owner][:2] if since is early else keys[owner][1:2]
+            assert set(versions(read)) == set(map(str, expected))
+            assert set(gone(read)) == {str(keys[owner][2])}
+
+
+class Statements(NullMetrics):
+    """Counts reads."""
+
+    statements = 0
+
+    def read(self, kind: str, rows: int, seconds: float) -> None:
+        self.statements += 1
 
 
 async def test_a_session_read_with_a_cursor_also_says_what_has_gone(jobs: Lab) -> None:

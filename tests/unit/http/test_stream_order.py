@@ -1,6 +1,7 @@
 """What a stream sends when: the opening first, no id before what it covers, nothing after the end."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import rowcast.subscription
 from rowcast import Hub, Watch
 from rowcast.http import Principal, StreamSettings
 from rowcast.http.stream import Stream
+from rowcast.hub import Joined, Read
 from rowcast.testing import MemorySource, MemoryTable
 
 pytestmark = pytest.mark.anyio
@@ -74,8 +76,8 @@ class Setup:
             knows_protocol=True,
             recheck=_still_allowed,
         )
-        joined = await stream.join(None, None)
-        task = asyncio.create_task(stream.run(joined, None, peer.receive, peer.send))
+        await stream.join(None, None)
+        task = asyncio.create_task(stream.run(peer.receive, peer.send))
         try:
             yield task
         finally:
@@ -196,6 +198,69 @@ async def test_joining_again_waits_for_a_heartbeat_that_is_under_way(monkeypatch
             await turns()
             peer.is_open.set()
             await until(lambda: "resync" in dict(peer.events))
+
+
+async def test_a_stream_that_cannot_read_anew_stays_until_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rowcast.subscription, "PENDING_ROWS", 1)
+    async with running() as setup:
+        peer = Peer()
+        peer.is_open.set()
+        async with setup.stream(peer) as task:
+            await turns()
+            setup.table.is_available = False
+            setup.change("a", "1")
+            setup.change("b", "1")
+            await until(lambda: peer.events[-1] == ("degraded", False))
+            setup.change("c", "1")
+            await turns()
+            setup.table.is_available = True
+            await until(lambda: peer.events[-1] == ("synced", True))
+            names = [name for name, _ in peer.events]
+            assert names == ["connected", "snapshot", "synced", "degraded", "resync", "snapshot", "synced"]
+            assert all(f'"id":"{key}"'.encode() in peer.sent[-1]["body"] for key in "abc")
+            setup.change("a", "2")
+            await until(lambda: peer.events[-1] == ("report_update", True))
+            assert not task.done()
+
+
+async def test_a_stream_keeps_nothing_of_what_it_read_first() -> None:
+    async with running() as setup:
+        for number in range(3):
+            setup.change(f"row {number}", "1")
+        peer = Peer()
+        peer.is_open.set()
+        async with setup.stream(peer):
+            await until(lambda: ("synced", True) in peer.events)
+            gc.collect()
+            assert not [found for found in gc.get_objects() if isinstance(found, Joined | Read)]
+
+
+@pytest.mark.parametrize("told", ["drain", "switch_streams"])
+async def test_a_stream_that_is_told_to_end_before_it_has_begun_opens_and_ends(told: str) -> None:
+    async with running() as setup:
+        peer = Peer()
+        async with setup.stream(peer) as task:
+            await turns()
+            if told == "drain":
+                setup.hub.door.drain()
+            else:
+                setup.hub.door.switch_streams(False)
+            peer.is_open.set()
+            assert await task == ("drain" if told == "drain" else "switched_off")
+            assert [name for name, _ in peer.events] == ["connected", "snapshot", "synced", "goodbye"]
+
+
+async def test_a_stream_stays_when_others_are_to_go() -> None:
+    async with running() as setup:
+        peer = Peer()
+        peer.is_open.set()
+        async with setup.stream(peer) as task:
+            await turns()
+            setup.hub.door.keep_streams(lambda owner: owner == "a")
+            await turns()
+            assert not task.done()
+            setup.hub.door.keep_streams(lambda owner: owner == "b")
+            assert await task == "switched_off"
 
 
 async def test_nothing_follows_the_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from fastapi import APIRouter, Response
 
-from rowcast import is_chosen
 from rowcast.service.api.context import Caller, Services
 from rowcast.service.api.models import ClientConfig, PollHint
 
@@ -16,14 +15,13 @@ router = APIRouter(prefix="/api", tags=["operation"])
 async def get_config(response: Response, service: Services, caller: Caller) -> ClientConfig:
     """Say which transport the caller should use, and how; streams are offered to a share of the users only."""
     settings = service.settings
-    percent = settings.sse_rollout_percent
-    chosen = percent is None or is_chosen(caller.owner, settings.sse_salt, percent)
+    rollout = service.rollout.now
     response.headers["Cache-Control"] = "private, max-age=30"
     return ClientConfig(
         protocol=1,
-        transport="sse" if settings.sse_enabled and chosen else "poll",
-        rollout_percent=percent,
-        salt=settings.sse_salt,
+        transport="sse" if rollout.offers(caller.owner) else "poll",
+        rollout_percent=rollout.percent if rollout.streams else 0,
+        salt=rollout.salt,
         heartbeat_ms=settings.heartbeat_ms,
         fallback=None,
         track_metrics=None,

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from rowcast import Hub, InvalidRequest
 from rowcast.http import Admission, Authenticator, GuestTokens, PollSettings, Principal, SigningKey
+from rowcast.service.rollout import LiveRollout
 from rowcast.service.settings import Settings
 from rowcast.service.store import Queries, Requests, Sessions
 from rowcast.service.store.database import Database
@@ -29,6 +30,7 @@ class Service:
     sessions: Sessions
     requests: Requests
     queries: Queries
+    rollout: LiveRollout
     authenticator: Authenticator
     signing_key: SigningKey
     guests: GuestTokens

@@ -190,10 +190,7 @@ export class LiveSession {
     });
     on("request_update", (data) => this.#apply(data, { measure: data.cause === "live" }));
     on("request_removed", (data) => {
-      if (!this.store.remove(data.request_id, data.version)) return;
-      this.#changed([data.request_id]);
-      // The last one goes alone or with its whole session.
-      if (this.store.states.size === 0) this.#lookForSession();
+      if (this.store.remove(data.request_id, data.version)) this.#changed([data.request_id]);
     });
     on("resync", () => { this.#synced = false; this.store.dropSnapshot(); });
     on("synced", (data) => {

@@ -1,0 +1,4 @@
+-- The settings of each server decide again.
+
+-- name: rollout
+DROP TABLE IF EXISTS rollout;
