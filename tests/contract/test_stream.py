@@ -1,5 +1,6 @@
 """The stream: headers, order, positions, heartbeats, and how it ends."""
 
+import json
 import signal
 import socket
 import time
@@ -10,6 +11,7 @@ from uuid import uuid4
 
 import httpx2
 import pytest
+from tests.conftest import wait_until
 
 from database import execute, value
 from rowcast.http import GuestTokens
@@ -338,6 +340,24 @@ class TestEnd:
             assert opened.next_or_end() is None
             asked = room.ask()
             simple.until("request_update", request_id=asked["request_id"])
+
+    def test_every_end_is_counted_and_in_the_log(self, start_server: Any, open_room: Any) -> None:
+        server = start_server(ROWCAST_MAX_STREAM_AGE_SECONDS=2, ROWCAST_HEARTBEAT_MS=1000)
+        room = open_room(server)
+        with stream(room.client, f"{room.stream}?proto=1") as aged, stream(room.client, room.stream) as left:
+            left.opening()
+            aged.until("goodbye")
+            assert aged.next_or_end() is None
+        ends = {aged.response.headers["x-request-id"]: "max_age", left.response.headers["x-request-id"]: "client_left"}
+
+        def logged() -> dict[str, str]:
+            lines = [json.loads(line) for line in server.log.splitlines() if '"a stream closed"' in line]
+            assert all(line["events"] >= 3 and line["seconds"] > 0 for line in lines)
+            return {line["stream_id"]: line["reason"] for line in lines}
+
+        wait_until(lambda: logged() == ends, what=lambda: f"both ends are in the log: {logged()}")
+        for reason in ends.values():
+            assert metric(server, f'rowcast_stream_seconds_count{{reason="{reason}"}}') == 1
 
     def test_what_is_taken_from_its_owner_is_watched_no_longer(self, start_server: Any, open_room: Any) -> None:
         room = open_room(start_server(ROWCAST_RECHECK_SECONDS=1, ROWCAST_HEARTBEAT_MS=1000))

@@ -35,7 +35,7 @@ class Stream:
     """
 
     __slots__ = (
-        "_drain_timer", "_hub", "_joined", "_knows_protocol", "_last", "_last_write", "_lifetime", "_owner",
+        "_drain_timer", "_events", "_hub", "_joined", "_knows_protocol", "_last", "_last_write", "_lifetime", "_owner",
         "_ownership", "_reason", "_rejoining", "_session", "_settings", "_since", "_stream_id", "_subscription",
         "_task", "_timer", "_writer",
     )  # fmt: skip
@@ -61,6 +61,7 @@ class Stream:
             settings, now=self._last_write, expires_at=principal.expires_at, has_age=knows_protocol, clock=hub.clock
         )
         self._drain_timer: asyncio.TimerHandle | None = None
+        self._events = 0
         self._joined: Joined | None = None
         self._last: Event | None = None
         self._owner = principal.owner
@@ -121,7 +122,15 @@ class Stream:
         finally:
             reason = self._reason or "client_left"
             self._reason = reason
-            self._hub.metrics.stream_closed(reason, asyncio.get_running_loop().time() - self._lifetime.born)
+            seconds = asyncio.get_running_loop().time() - self._lifetime.born
+            self._hub.metrics.stream_closed(reason, seconds)
+            about = {
+                "stream_id": self._stream_id,
+                "reason": reason,
+                "seconds": round(seconds, 3),
+                "events": self._events,
+            }
+            logger.info("a stream closed", extra=about)
         self._hub.unsubscribe(self._subscription)
         if reason != "client_left" and self._writer is not None:
             await see_off(self._writer, receive, self._settings.write_timeout_seconds + 10)
@@ -153,6 +162,7 @@ class Stream:
 
     def _counted(self, frames: Iterable[bytes]) -> Iterator[bytes]:
         for frame in frames:
+            self._events += 1
             self._hub.metrics.frames_sent(1)
             yield frame
 
