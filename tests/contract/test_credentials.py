@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from rowcast.http import GuestTokens
-from wire import browser, check, get, refusal, stream
+from wire import browser, check, get, metric, refusal, stream
 
 
 @pytest.fixture
@@ -255,6 +255,52 @@ class TestConfig:
         body = check("ClientConfig", response.json())
         assert response.headers["cache-control"] == "private, max-age=30"
         assert (body["protocol"], body["transport"], body["heartbeat_ms"]) == (1, "sse", 1000)
+        assert [body[name] for name in ("rollout_percent", "fallback", "track_metrics")] == [None, None, None]
+
+    def test_says_what_the_operator_has_set(self, start_server: Any, open_room: Any) -> None:
+        room = open_room(start_server(
+            ROWCAST_SSE_FALLBACK="false", ROWCAST_TRACK_SSE_METRICS="false", ROWCAST_SSE_ROLLOUT_PERCENT="100"
+        ))  # fmt: skip
+        body = check("ClientConfig", room.client.get("/api/config").json())
+        assert [body[name] for name in ("rollout_percent", "fallback", "track_metrics")] == [100, False, False]
+        refusal(room.client.post("/api/client-metrics", json={"metrics": [LAG]}), 404, "not_found")
+
+
+LAG = {"name": "event_lag_ms", "value": 12.5, "labels": {"transport": "sse"}}
+
+
+class TestClientMetrics:
+    def test_are_counted(self, room: Any, shared: Any) -> None:
+        told = [
+            LAG,
+            {"name": "reconnects", "value": 2, "labels": {"transport": "sse", "reason": "drain"}},
+            {"name": "reconnects", "value": 1, "labels": {"transport": "x" * 64, "reason": "whatever a stranger says"}},
+            {"name": "of_a_later_release", "value": 1},
+        ]
+        answer = room.client.post("/api/client-metrics", json={"metrics": told})
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert metric(shared, 'rowcast_client_event_lag_seconds_bucket{le="0.025",transport="sse"}') == 1
+        assert metric(shared, 'rowcast_client_reconnects_total{reason="drain",transport="sse"}') == 2
+        assert metric(shared, 'rowcast_client_reconnects_total{reason="other",transport="other"}') == 1
+        assert metric(shared, "rowcast_client_unknown_metrics_total") == 1
+        assert "stranger" not in room.client.get("/metrics").text
+
+    @pytest.mark.parametrize(
+        "metrics",
+        [[], [LAG] * 201, [{**LAG, "value": -1}], [{**LAG, "value": 1e9}], [{**LAG, "value": "1"}],
+         [{**LAG, "name": "Lag"}], [{**LAG, "labels": {"transport": "x" * 65}}], [{**LAG, "more": 1}],
+         [{**LAG, "labels": {str(number): "" for number in range(5)}}], [{**LAG, "labels": []}], {}],
+    )  # fmt: skip
+    def test_that_make_no_sense_are_refused(self, room: Any, metrics: Any) -> None:
+        refusal(room.client.post("/api/client-metrics", json={"metrics": metrics}), 422, "invalid_body")
+
+    def test_need_a_token_and_are_limited(self, shared: Any, open_room: Any) -> None:
+        with browser(shared.url) as stranger:
+            refusal(stranger.post("/api/client-metrics", json={"metrics": [LAG]}), 401, "unauthorized")
+        room = open_room(shared)
+        answers = [room.client.post("/api/client-metrics", json={"metrics": [LAG]}) for _ in range(61)]
+        assert {answer.status_code for answer in answers[:60]} == {204}
+        refusal(answers[60], 429, "rate_limited")
 
 
 @contextmanager

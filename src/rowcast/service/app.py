@@ -11,6 +11,7 @@ from uuid import UUID
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -41,9 +42,11 @@ from rowcast.http import (
 from rowcast.postgres import postgres_hub
 from rowcast.prometheus import PrometheusMetrics
 from rowcast.service import api
-from rowcast.service.api.auth import COOKIE, GuestRate
+from rowcast.service.api.auth import COOKIE
 from rowcast.service.api.context import Service
 from rowcast.service.api.openapi import describe, methods_of
+from rowcast.service.api.rate import Rate
+from rowcast.service.client_metrics import ClientMetrics
 from rowcast.service.leases import end_lost_requests
 from rowcast.service.logs import redact_access_log
 from rowcast.service.rollout import LiveRollout
@@ -58,6 +61,7 @@ __all__ = ["create_app"]
 STREAM_PATH = "/api/sse/{session_id}"
 POLL_PATH = "/api/session/{session_id}/requests"
 _VERIFIED = "rowcast.principal"
+_BEACONS_PER_MINUTE = 60
 
 logger = logging.getLogger(__name__)
 
@@ -100,12 +104,13 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    app.state.guest_rate = GuestRate(settings.guest_per_minute)
+    app.state.guest_rate = Rate(settings.guest_per_minute, "Too many guests from this address; wait a minute.")
+    app.state.beacon_rate = Rate(_BEACONS_PER_MINUTE, "Too many measurements; send them in larger parts.")
     app.add_exception_handler(RowcastError, _answer_refusal)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_broken)
-    for router in (api.sessions, api.requests, api.queries, api.auth, api.config, api.health):
+    for router in (api.sessions, api.requests, api.queries, api.auth, api.config, api.client_metrics, api.health):
         app.include_router(router)
     app.router.routes.extend(_live_routes(service))
     # Not a mount: that would match every path, and hide that a resource exists but not this method of it.
@@ -121,12 +126,13 @@ def _service(settings: Settings) -> Service:
         # The first process to start makes the key; all others, and all later starts, find it.
         key = key.save(settings.signing_key_file)
     issuers = [Issuer(**issuer.model_dump()) for issuer in settings.issuers]
+    registry = CollectorRegistry()
     hub = postgres_hub(
         settings.database_url,
         REQUESTS,
         listen_dsn=settings.listen_database_url or None,
         source=settings.source,
-        metrics=PrometheusMetrics(),
+        metrics=PrometheusMetrics(registry),
         probe_seconds=settings.probe_seconds,
         sweep_seconds=settings.sweep_seconds,
         slowest_tick_seconds=settings.source_tick_max_ms / 1000,
@@ -138,6 +144,7 @@ def _service(settings: Settings) -> Service:
         sessions=Sessions(database),
         requests=Requests(database),
         queries=Queries(database),
+        client_metrics=ClientMetrics(registry),
         rollout=LiveRollout(Rollouts(database), Rollout.of(settings), hub),
         authenticator=Authenticator(
             issuers=issuers,

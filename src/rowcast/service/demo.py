@@ -44,7 +44,8 @@ def run_demo(*, port: int, data: Path) -> None:
         dsn = chosen.database_url
         if not dsn:
             dsn = stack.enter_context(EmbeddedPostgres(data / "postgres")).dsn()
-        settings = chosen.with_values(database_url=dsn)
+        share = 100 if chosen.sse_rollout_percent is None else chosen.sse_rollout_percent
+        settings = chosen.with_values(database_url=dsn, sse_rollout_percent=share)
         migrations.migrate(dsn)
         asyncio.run(change_demo_data(dsn))
         server = _AnnouncingServer(server_config(settings, create_app(settings)))

@@ -79,6 +79,12 @@ class Settings(BaseSettings):
     sse_salt: str = Field(
         "sse-v1", max_length=64, description="Another salt chooses other users. `rowcast rollout --salt` beats it."
     )
+    sse_fallback: bool | None = Field(
+        None, description="Whether clients may fall back to polling; unset leaves it to them."
+    )
+    track_sse_metrics: bool | None = Field(
+        None, description="Whether clients send what they measure; unset leaves it to them, false refuses it."
+    )
     heartbeat_ms: int = Field(5000, ge=1000, le=60_000, description="Silence after which a stream shows life.")
     max_stream_age_seconds: float = Field(3600, gt=0, description="Age at which a stream is ended, ± 10 %.")
     write_timeout_seconds: float = Field(20, gt=0, description="How long a blocked write may take.")

@@ -1,41 +1,18 @@
 """Guests: visitors without an account, who own what they start."""
 
-import time
-from collections import deque
-
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from rowcast import NotFound, RateLimited, Unauthorized
+from rowcast import NotFound, Unauthorized
 from rowcast.http import guest_cookie, needs_secure_cookie
 from rowcast.service.api.context import Services
 from rowcast.service.api.models import GuestToken, KeySet
 
-__all__ = ["COOKIE", "GuestRate", "router"]
+__all__ = ["COOKIE", "router"]
 
 COOKIE = "rowcast_token"
 
 router = APIRouter(tags=["auth"])
-
-
-class GuestRate:
-    """How many guests an address may make: a sliding minute, for a bounded number of addresses."""
-
-    def __init__(self, per_minute: int, *, most_addresses: int = 10_000) -> None:
-        self._per_minute = per_minute
-        self._most_addresses = most_addresses
-        self._times: dict[str, deque[float]] = {}
-
-    def check(self, address: str) -> None:
-        """Count one. Raises `RateLimited` when the minute is full."""
-        now = time.monotonic()
-        times = self._times.pop(address, None) or deque(maxlen=self._per_minute)
-        self._times[address] = times
-        while len(self._times) > self._most_addresses:
-            del self._times[next(iter(self._times))]
-        if len(times) == self._per_minute and now - times[0] < 60:
-            raise RateLimited("Too many guests from this address; wait a minute.")
-        times.append(now)
 
 
 @router.post(

@@ -23,8 +23,8 @@ async def get_config(response: Response, service: Services, caller: Caller) -> C
         rollout_percent=rollout.percent if rollout.streams else 0,
         salt=rollout.salt,
         heartbeat_ms=settings.heartbeat_ms,
-        fallback=None,
-        track_metrics=None,
+        fallback=settings.sse_fallback,
+        track_metrics=settings.track_sse_metrics,
         poll=PollHint(
             interval_ms=service.poll.open_interval_ms,
             max_wait_s=service.poll.max_wait_seconds,

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from rowcast import Hub, InvalidRequest
 from rowcast.http import Admission, Authenticator, GuestTokens, PollSettings, Principal, SigningKey
+from rowcast.service.client_metrics import ClientMetrics
 from rowcast.service.rollout import LiveRollout
 from rowcast.service.settings import Settings
 from rowcast.service.store import Queries, Requests, Sessions
@@ -36,6 +37,7 @@ class Service:
     guests: GuestTokens
     admission: Admission
     poll: PollSettings
+    client_metrics: ClientMetrics
 
 
 def _service(request: Request) -> Service:

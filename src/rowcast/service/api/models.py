@@ -7,9 +7,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rowcast.service.store.law import Status
 
 __all__ = [
-    "Alive", "ClientConfig", "GuestToken", "KeySet", "NewRequest", "NewSession", "Problem", "QueryMetadata",
-    "Question", "Readiness", "RequestChange", "RequestCreated", "RequestDetail", "RequestState", "SessionBody",
-    "SessionChange", "SessionPage", "SessionRows", "StreamTicket",
+    "Alive", "ClientConfig", "ClientMeasurements", "GuestToken", "KeySet", "NewRequest", "NewSession", "Problem",
+    "QueryMetadata", "Question", "Readiness", "RequestChange", "RequestCreated", "RequestDetail", "RequestState",
+    "SessionBody", "SessionChange", "SessionPage", "SessionRows", "StreamTicket",
 ]  # fmt: skip
 
 
@@ -49,6 +49,22 @@ class NewRequest(Body):
 
     request: Annotated[Text, Field(min_length=1)]
     handler: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] = "questions"
+
+
+class ClientMeasurement(Body):
+    """One thing that a client has measured: milliseconds if the name ends with `_ms`, else a count."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
+    value: Annotated[float, Field(ge=0, le=86_400_000)]
+    labels: Annotated[
+        dict[Annotated[str, Field(max_length=32)], Annotated[str, Field(max_length=64)]], Field(max_length=4)
+    ] = {}
+
+
+class ClientMeasurements(Body):
+    """What a client has measured since it last told."""
+
+    metrics: Annotated[list[ClientMeasurement], Field(min_length=1, max_length=200)]
 
 
 class RequestChange(Body):

@@ -20,7 +20,7 @@ _REFUSALS = {
 }  # fmt: skip
 # Open to everybody, so that nobody is refused for who they are.
 _PUBLIC = ("become_guest", "get_public_keys", "get_questions", "live", "ready", "metrics")
-_LIMITED = ("become_guest", "get_request", "poll_session", "follow_session")
+_LIMITED = ("become_guest", "get_request", "poll_session", "follow_session", "take_client_metrics")
 _CONFLICTING = ("create_request", "change_request")
 
 _SCHEMA = "#/components/schemas/{model}"
@@ -93,6 +93,8 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
         statuses |= {"404"}
     if name == "become_guest":
         statuses |= {"403", "404"}
+    if name == "take_client_metrics":
+        statuses |= {"404"}
     if has_body:
         statuses |= {"400", "413", "415", "422"}
     if name in _LIMITED:
