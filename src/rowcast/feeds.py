@@ -15,6 +15,7 @@ from rowcast.watch import Watch
 __all__ = ["Feed", "Feeds"]
 
 WAKE_SLICE = 256
+MOST_GONE = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +28,12 @@ class Feed:
     `limit` holds while the session is read again, as `rereads` notifications have asked so far: what ids may claim.
     `held` is what was heard while the source counts as lost. It is kept by session, since a row that moves is gone from
     one and new in the other at the same version.
+    `gone` are the rows in `delivered` that are there no more: what is under way about one must not bring it back.
     """
 
     subscriptions: set[Subscription] = field(default_factory=set)
     delivered: LatestByRow = field(default_factory=LatestByRow)
+    gone: set[str] = field(default_factory=set)
     base: LatestByRow | None = None
     base_horizon: int = 0
     held: Pending[Update] = field(default_factory=Pending)
@@ -93,13 +96,23 @@ class Feeds:
             self._empty.set()
 
     def deliver(self, update: Update) -> bool:
-        """Hand an update to all readers of its session; say whether it was news to them."""
-        feed = self._by_session.get(update.state.session)
-        if feed is None or not feed.delivered.apply(update.state):
+        """Hand an update to all readers of its session; say whether it was news to them.
+
+        Past `MOST_GONE` rows that have gone, the readers start over and those are forgotten: here nobody knows how long
+        a read that is under way could still bring one back. What is being read again ends first.
+        """
+        state, feed = update.state, self._by_session.get(update.state.session)
+        if feed is None or not feed.delivered.apply(state):
             return False
         for subscription in feed.subscriptions:
             if subscription.offer(update):
                 self._wake_later(subscription)
+        if not state.removed:
+            feed.gone.discard(state.key)
+        else:
+            feed.gone.add(state.key)
+            if len(feed.gone) > MOST_GONE and feed.limit is None:
+                self.reset("truncated", [feed])
         return True
 
     def deliver_read(self, watch: Watch, states: Iterable[RowState], since: Cursor) -> int:
@@ -151,6 +164,7 @@ class Feeds:
         """Have the readers of some feeds, or all, join again with a full snapshot."""
         for feed in self._by_session.values() if feeds is None else feeds:
             feed.delivered, feed.base = LatestByRow(), None
+            feed.gone.clear()
             feed.held.clear()
             for subscription in feed.subscriptions:
                 if subscription.demand_resync(reason):

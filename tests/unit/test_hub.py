@@ -566,6 +566,47 @@ async def test_the_sweep_finds_and_tells_what_no_notification_said() -> None:
         assert await setup.hub.sweep() == 0
 
 
+async def test_the_sweep_brings_nothing_back_to_readers_who_came_while_it_read() -> None:
+    """Its snapshot has a row that has gone since, and those who came meanwhile know that it has."""
+    async with running() as setup:
+        table, deliver = setup.table, setup.source.deliver
+        setup.change("k")
+        setup.change("other")
+        deliver()
+        first, _ = await setup.join()
+        early = table.begin()  # its removal of k carries a transaction id below that of k's last change
+        early.update("other", status="d")
+        long = table.begin()  # holds the horizon back
+        setup.change("another")
+        deliver()
+        long.insert("one more", "s", status="x")
+        setup.change("k", status="u")
+        deliver()
+        setup.gate.is_closed = True
+        sweeping = asyncio.create_task(setup.hub.sweep())
+        await turns()
+        setup.gate.waiting.pop().set_result(None)
+        await turns()  # the snapshot is taken, the answer is under way
+        answer = setup.gate.waiting.pop()
+        setup.gate.is_closed = False
+        early.delete("k")
+        early.commit()
+        deliver()
+        setup.change("other")
+        deliver()
+        setup.source.probe()
+        deliver()
+        setup.hub.unsubscribe(first)
+        newcomer, shown = await setup.join()
+        assert "k" not in shown
+        answer.set_result(None)
+        assert await sweeping == 0
+        await turns()
+        long.commit()
+        deliver()
+        assert "k" not in [key for _, _, key in told(newcomer)]
+
+
 async def test_the_sweep_does_not_count_what_went_before_anybody_joined() -> None:
     async with running() as setup:
         oldest = setup.table.begin()

@@ -10,6 +10,7 @@ import logging
 import random
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from rowcast.errors import ConfigurationError, DatabaseUnavailable, RowcastError
 from rowcast.hub import Hub
 from rowcast.postgres.connection import connect, is_direct, translated
 from rowcast.postgres.health import Health
+from rowcast.postgres.inbox import Inbox
 from rowcast.postgres.notification import parse, parse_owner_change
 from rowcast.watch import Watch
 
@@ -109,17 +111,17 @@ class Listener:
         gone = asyncio.Event()
         # Before anything is awaited: a connection that is closed meanwhile would never say so.
         connection.add_termination_listener(lambda _: gone.set())
+        inbox = Inbox(getattr(connection, "_transport", None))
         try:
             with translated():
                 await self._health.check(connection)
-                await connection.add_listener(self._watch.probe_channel, self._probe_returned)
+            await _hear(connection, self._watch.probe_channel, inbox, self._probe_returned)
             horizon = await self._first_probe(connection)
             self._unheard = 0
             # Only now: a pooler would keep what is listened to, and complain of every notification. What is committed
             # before this, `regain` reads.
-            with translated():
-                await connection.add_listener(self._watch.channel, self._heard)
-                await connection.add_listener(self._watch.owner_channel, self._owner_changed)
+            await _hear(connection, self._watch.channel, inbox, self._heard)
+            await _hear(connection, self._watch.owner_channel, inbox, self._owner_changed)
             await hub.regain(horizon)
             self._connection = connection
             self._backoff.reset()
@@ -128,6 +130,7 @@ class Listener:
             await self._keep_probing(connection, hub, gone)
         finally:
             self._connection = None
+            inbox.close()  # before the hub is told of the loss: what was heard is handed over as such
             # `close()` would wait for a peer that may be gone, and `is_closed()` does not know.
             connection.terminate()
 
@@ -155,8 +158,7 @@ class Listener:
         try:
             connection = await connect(self._dsn, application_name="rowcast-listener")
             try:
-                with translated():
-                    await connection.add_listener(self._watch.probe_channel, self._probe_returned)
+                await _hear(connection, self._watch.probe_channel, Inbox(), self._probe_returned)
                 await self._first_probe(connection)
             finally:
                 connection.terminate()
@@ -203,26 +205,26 @@ class Listener:
         finally:
             del self._probes[nonce]
 
-    def _probe_returned(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        horizon, _, nonce = str(payload).partition(" ")
+    def _probe_returned(self, payload: str) -> None:
+        horizon, _, nonce = payload.partition(" ")
         heard = self._probes.get(nonce)
         if heard is not None and not heard.done():
             heard.set_result(int(horizon))
 
-    def _owner_changed(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+    def _owner_changed(self, payload: str) -> None:
         assert self._hub is not None
         try:
-            session, closed = parse_owner_change(self._watch, str(payload))
+            session, closed = parse_owner_change(self._watch, payload)
         except (ValueError, RecursionError):
             self._hub.metrics.notification("malformed")
         else:
             self._hub.door.owner_changed(session, closed=closed)
 
-    def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+    def _heard(self, payload: str) -> None:
         hub = self._hub
         assert hub is not None
         try:
-            notification = parse(self._watch, str(payload))
+            notification = parse(self._watch, payload)
         except (ValueError, RecursionError):
             hub.metrics.notification("malformed")
             logger.warning("a notification was not understood", extra={"channel": self._watch.channel})
@@ -233,3 +235,13 @@ class Listener:
             hub.reread(notification.session)
         else:
             hub.truncated()
+
+
+async def _hear(connection: "Connection", channel: str, inbox: Inbox, take_in: Callable[[str], None]) -> None:
+    """LISTEN, and have what is heard taken in through the inbox: one for all channels, which keeps their order."""
+
+    def put(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+        inbox.put(take_in, str(payload))
+
+    with translated():
+        await connection.add_listener(channel, put)

@@ -23,7 +23,7 @@ from rowcast.hub import Hub, Read, Reader
 from rowcast.postgres.connection import connect, translated
 from rowcast.postgres.health import Health
 from rowcast.postgres.pace import Pace, Pause
-from rowcast.postgres.reader import state_of
+from rowcast.postgres.reader import states_in
 from rowcast.postgres.statements import document, load, values_of
 from rowcast.watch import Watch
 
@@ -37,6 +37,7 @@ __all__ = ["Poller"]
 logger = logging.getLogger(__name__)
 
 _LONGEST_TICK_SECONDS = 10
+_TURN = 100  # rows; about a millisecond
 _CHECK_SECONDS = 1.0
 
 
@@ -176,8 +177,10 @@ class Poller:
         if look.epoch == last.epoch and look.floor <= last.horizon:
             # In the order of their transactions, and with the cursor of the look before: a cut between two of them
             # must not lose the second.
-            for state in sorted(look.states, key=lambda state: (state.xid, state.version)):
+            for number, state in enumerate(sorted(look.states, key=lambda state: (state.xid, state.version)), 1):
                 hub.publish(state, last.horizon)
+                if number % _TURN == 0:
+                    await asyncio.sleep(0)  # readers are woken meanwhile, so that little waits for each of them
             hub.advance(look.horizon)
         else:
             # Transaction ids of two epochs may overlap, and what has gone may have been forgotten.
@@ -212,7 +215,7 @@ class Poller:
             horizon=int(str(place["horizon"])),
             epoch=str(place["epoch"]),
             floor=int(str(place["floor"] or 0)),
-            states=tuple(state_of(self._watch, record) for record in records if record["kind"] != "place"),
+            states=tuple([state async for state, _ in states_in(self._watch, records)]),
         )
 
     async def _fetch(

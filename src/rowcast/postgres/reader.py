@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rowcast.postgres.connection import Pool
 
-__all__ = ["PostgresReader", "state_of"]
+__all__ = ["PostgresReader", "states_in"]
 
 _NEVER = 2**64 - 1  # a horizon that nothing is behind of
 _SLICE = 500  # rows; some 10 ms
@@ -111,9 +111,11 @@ class PostgresReader:
             raise ReadOnlyDatabase
         if place["epoch"] is None:
             raise DatabaseUnavailable("the epoch could not be begun")
-        found = await self._sorted(place, records)
+        rows: dict[str, list[tuple[RowState, str]]] = {}
+        async for state, told in states_in(self._watch, records):
+            rows.setdefault(state.session, []).append((state, told))
         self._metrics.read(kind, len(records) - 1, time.monotonic() - started)
-        return found
+        return _Found(place, rows)
 
     async def _fetch(self, kind: str, horizons: Mapping[str, int]) -> "tuple[list[asyncpg.Record], dict[str, object]]":
         if self._pool is None:
@@ -128,23 +130,18 @@ class PostgresReader:
         with translated():
             await self._pool.execute(self._sql["begin_epoch"])
 
-    async def _sorted(self, place: Mapping[str, object], records: "list[asyncpg.Record]") -> _Found:
-        """Take the states out of what was read, in slices, so that ten thousand rows do not hold up the loop."""
-        rows: dict[str, list[tuple[RowState, str]]] = {}
-        for start in range(0, len(records), _SLICE):
-            if start:
-                await asyncio.sleep(0)
-            for record in records[start : start + _SLICE]:
-                if record["kind"] != "place":
-                    state = state_of(self._watch, record)
-                    rows.setdefault(state.session, []).append((state, record["document"]))
-        return _Found(place, rows)
 
+async def states_in(watch: Watch, records: "Iterable[asyncpg.Record]") -> AsyncIterator[tuple[RowState, str]]:
+    """Yield the states that records of kind 'row' and 'gone' tell, with their documents as they were read.
 
-def state_of(watch: Watch, record: "asyncpg.Record") -> RowState:
-    """Return the state that a record of kind 'row' or 'gone' tells."""
-    gone = record["kind"] == "gone"
-    return RowState.from_document(watch, json.loads(record["document"]), removed=gone, xid=int(record["xid"]))
+    In slices, so that ten thousand rows do not hold up the loop.
+    """
+    for number, record in enumerate(records, 1):
+        if (kind := record["kind"]) != "place":
+            told, xid = record["document"], int(record["xid"])
+            yield RowState.from_document(watch, json.loads(told), removed=kind == "gone", xid=xid), told
+        if number % _SLICE == 0:
+            await asyncio.sleep(0)
 
 
 def _is_usable(since: Cursor, place: Mapping[str, object]) -> bool:

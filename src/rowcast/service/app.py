@@ -1,6 +1,7 @@
 """The composition: every part of the service is made here, from settings, and nowhere else."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -89,6 +90,9 @@ def create_app(settings: Settings) -> FastAPI:
                 await asyncio.wait_for(service.rollout.look(), 2)
             for following in (end_lost_requests(work), service.rollout.follow()):
                 stack.callback(asyncio.create_task(following).cancel)
+            # What is there by now stays. Looking through it again and again would hold up the loop for 0.1 s at a time.
+            gc.collect()
+            gc.freeze()
             yield
 
     app = FastAPI(
