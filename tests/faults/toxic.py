@@ -112,7 +112,7 @@ class _Pipe:
             if self.toxics.hold_body and self._body is None:
                 self._body = HeldBody()
             if self._body is not None:
-                data = self._body.rest() if is_end or not self.toxics.hold_body else self._body.take(data)
+                data = self._body.take(data) if self.toxics.hold_body and not is_end else self._body.rest() + data
             while data:
                 data = data[await self._deliver_some(came_at, data) :]
         if not self._writer.transport.is_closing():
