@@ -8,6 +8,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from types import FrameType
 from typing import Any
 
@@ -18,13 +19,19 @@ __all__ = ["drain_on_signals"]
 def drain_on_signals(drain: Callable[[], None]) -> Iterator[None]:
     """Call `drain` in the running loop on SIGTERM and SIGINT, then let the server's own handler run.
 
+    A second SIGINT calls it again, for whoever will not wait. A second SIGTERM does not: a process that is stopped with
+    its group hears the signal once from outside, and once more from its supervisor.
+
     Outside the main thread, where no handler can be set, this does nothing, and `hub.shutdown()` has to be called.
     """
     loop = asyncio.get_running_loop()
     before: dict[signal.Signals, Any] = {}
+    times = count()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(drain)  # a signal handler may interrupt anything
+        # A signal handler may interrupt anything, itself included: to count is a single step.
+        if next(times) == 0 or number == signal.SIGINT:
+            loop.call_soon_threadsafe(drain)
         previous = before[signal.Signals(number)]
         if callable(previous):
             previous(number, frame)

@@ -101,7 +101,8 @@ class Hub:
 
     async def shutdown(self, timeout_seconds: float = 5) -> None:
         """Drain, and wait until the readers have left; for servers whose signals are not seen. May be called twice."""
-        self.door.drain()
+        if not self.door.is_draining:
+            self.door.drain()
         try:
             await asyncio.wait_for(self._feeds.until_empty(), timeout_seconds)
         except TimeoutError:

@@ -18,8 +18,8 @@ Told = Literal["sse", "poll"]
 class Change:
     """A row became what it is now, or went (`removed`).
 
-    `lag_seconds` is the time from the row's `updated_at` until it was received, which is right as far as the clocks
-    agree; None for rows that were told as part of a snapshot.
+    `lag_seconds` is the time from the row's `updated_at` until it was received, by the server's clock as far as that is
+    known; None for rows that were told as part of a snapshot.
     """
 
     row: Mapping[str, Any]

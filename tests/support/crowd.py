@@ -1,7 +1,9 @@
 """A server under load: clients that follow it through everything, writers that never rest, and the truth at the end."""
 
 import asyncio
+import json
 import random
+import resource
 import time
 import urllib.error
 import urllib.request
@@ -10,10 +12,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import asyncpg
 
-from follower import Follower
+from follower import Chunks, Follower
 
 TRUTH = """
 SELECT session_id::text, request_id::text, status::text, sequence_number, rowcast_version AS version,
@@ -308,6 +311,96 @@ async def until_ready(server: Any, *, seconds: float = 20) -> float:
         assert time.monotonic() - began < seconds, answer
         await asyncio.sleep(0.01)
     return time.monotonic() - began
+
+
+class RawStream:
+    """One stream of any application over a raw socket, light enough for thousands: what it was told, and how it ended.
+
+    `ended` is `refused` (no connection), `cut` (without the end of the body), `whole`, or empty while it is open.
+    `behind` is what came after the body, as the answer to another request that was sent in the same breath.
+    `asked_at` and `live_at` are instants of `time.monotonic()`; 0 is never.
+    """
+
+    def __init__(self, url: str, path: str, headers: dict[str, str], *, behind: str = "") -> None:
+        self.path = path
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.status = 0
+        self.retry_after = 0
+        self.ended = ""
+        self.behind = b""
+        self.cursor = ""
+        self.asked_at = self.live_at = 0.0
+        self._address = urlsplit(url)
+        self._headers = headers
+        self._next_path = behind
+
+    async def follow(self) -> str:
+        """Ask for the stream once and follow it to its end; return how it ended."""
+        self.events, self.behind, self.status, self.retry_after, self.ended = [], b"", 0, 0, ""
+        self.asked_at, self.live_at = time.monotonic(), 0.0
+        try:
+            reader, writer = await asyncio.open_connection(self._address.hostname, self._address.port)
+        except OSError:
+            self.ended = "refused"
+            return self.ended
+        try:
+            known = {"Last-Event-ID": self.cursor} if self.cursor else {}
+            writer.write(self._request(self.path, known) + (self._request(self._next_path) if self._next_path else b""))
+            self.ended = "whole" if await self._read(reader) else "cut"
+        except OSError:
+            self.ended = "cut"
+        finally:
+            writer.transport.abort()
+        return self.ended
+
+    def _request(self, path: str, more: dict[str, str] | None = None) -> bytes:
+        headers = {"Host": self._address.netloc, **self._headers, **(more or {})}
+        lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+    async def _read(self, reader: asyncio.StreamReader) -> bool:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        except asyncio.IncompleteReadError:
+            return False
+        self.status = int(head.split(" ", 2)[1])
+        if self.status != 200:
+            _, found, rest = head.partition("\r\nretry-after: ")
+            self.retry_after = int(rest.split("\r\n")[0]) if found else 0
+            return True
+        chunks, unparsed, tail = Chunks(), b"", b""
+        while data := await reader.read(65536):
+            tail = (tail + data)[-65536 - 7 :]
+            *frames, unparsed = (unparsed + chunks.feed(data)).split(b"\n\n")
+            for frame in frames:
+                self._take(frame.decode())
+            if chunks.is_over:
+                self.behind = tail.partition(b"\r\n0\r\n\r\n")[2] + (await reader.read() if self._next_path else b"")
+                return True
+        return False
+
+    def _take(self, text: str) -> None:
+        fields = dict(line.split(": ", 1) for line in text.split("\n") if not line.startswith(":"))
+        self.events.append((fields["event"], json.loads(fields["data"])))
+        if fields["event"] == "synced":
+            self.live_at = self.live_at or time.monotonic()
+        self.cursor = fields.get("id", self.cursor)
+
+    def told(self, event: str) -> list[dict[str, Any]]:
+        """The data of all events of a name, in order."""
+        return [data for name, data in self.events if name == event]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether all that was missed has been told, and the stream is still open."""
+        return not self.ended and self.live_at > 0
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process, and what it starts, have as many descriptors as it may; return how many that are."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 Gather = Callable[..., Awaitable[Crowd]]

@@ -662,3 +662,20 @@ async def test_draining_says_goodbye_to_everybody_and_waits() -> None:
         await setup.hub.shutdown(timeout_seconds=5)
         assert setup.hub.door.is_draining
         assert setup.hub.statistics()["readers"] == 0
+
+
+# -- the end --
+
+
+async def test_a_shutdown_hurries_nobody_before_its_time() -> None:
+    """Who was told to leave by a signal is told once more only when the time is over."""
+    async with running() as setup:
+        told_to: list[str] = []
+        subscription = setup.hub.subscribe("s", lambda: None, told_to.append)
+        setup.hub.door.drain()
+        shutting = asyncio.create_task(setup.hub.shutdown(timeout_seconds=0.05))
+        await turns()
+        assert told_to == ["drain"]
+        await shutting
+        assert told_to == ["drain", "drain"]
+        setup.hub.unsubscribe(subscription)

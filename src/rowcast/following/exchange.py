@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 import httpx2
 
@@ -24,10 +25,14 @@ _FAILURES = (httpx2.HTTPError, httpx2.StreamError, TimeoutError, ProtocolError, 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was answered to a poll; no `body` means that nothing has changed."""
+    """What was answered to a poll; no `body` means that nothing has changed.
+
+    `date` is when the server answered by its own clock, in epoch seconds, if it said so.
+    """
 
     body: bytes | None
     etag: str
+    date: float | None = None
 
 
 class Connection:
@@ -165,7 +170,8 @@ async def ask(
                     return Answer(None, etag)
                 if refusal := _refusal(response):
                     return refusal
-                return Answer(await response.aread(), response.headers.get("etag", ""))
+                date = _instant(response.headers.get("date"))
+                return Answer(await response.aread(), response.headers.get("etag", ""), date)
     except _FAILURES as error:
         return _failed(error)
 
@@ -200,6 +206,14 @@ def _failed(error: Exception) -> Ended:
 
 def _text(error: Exception) -> str:
     return str(error) or type(error).__name__
+
+
+def _instant(date: str | None) -> float | None:
+    """Read the form of a date that servers send; another one says nothing."""
+    try:
+        return parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _seconds(retry_after: str | None) -> float:

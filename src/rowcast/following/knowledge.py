@@ -4,9 +4,11 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rowcast.errors import ProtocolError
+from rowcast.following.clock import ServerClock
 from rowcast.following.events import ServerEvent
 from rowcast.store import Change, RowStore
 from rowcast.watch import Watch
@@ -28,6 +30,7 @@ class Knowledge:
 
     def __init__(self, watch: Watch) -> None:
         self.store = RowStore(watch)
+        self.clock = ServerClock()
         self.cursor = ""
         self.etag = ""
         self.skipped = 0
@@ -72,6 +75,8 @@ class Knowledge:
         except _NOT_UNDERSTOOD:
             self.skip()
             return False
+        if "server_time" in data:
+            self.clock.heard(data["server_time"])
         if event.name == "synced":
             self._in_a_row = 0
         return True
@@ -128,9 +133,14 @@ class Knowledge:
 
     def _tell(self, changes: list[Change]) -> None:
         if changes:
-            self._news += changes
+            self._news += map(self._by_server_clock, changes)
             self._stirred.set()
             self._told.clear()
+
+    def _by_server_clock(self, change: Change) -> Change:
+        if change.lag_seconds is None:
+            return change
+        return replace(change, lag_seconds=self.clock.corrected(change.lag_seconds))
 
     async def until_told(self) -> None:
         """Wait until whoever iterates has taken everything; what is not read yet stays with the server till then."""

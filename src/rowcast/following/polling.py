@@ -81,6 +81,8 @@ class Polling:
         self._credentials.accepted()
         if answer.body is None:
             return False, _INTERVAL_SECONDS
+        if answer.date is not None:
+            knowledge.clock.dated(answer.date)
         try:
             is_news, seconds = knowledge.take_answer(answer.body, answer.etag, beside_stream=beside_stream)
         except ProtocolError as error:

@@ -88,6 +88,8 @@ def create_app(settings: Settings) -> FastAPI:
             work = Work(service.database, lease_seconds=settings.lease_seconds)
             with suppress(TimeoutError):  # what is switched off is off from the first request on
                 await asyncio.wait_for(service.rollout.look(), 2)
+            with suppress(TimeoutError):  # clients who come back after a restart would be refused until then
+                await asyncio.wait_for(_until_live(service), 1)
             for following in (end_lost_requests(work), service.rollout.follow()):
                 stack.callback(asyncio.create_task(following).cancel)
             # What is there by now stays. Looking through it again and again would hold up the loop for 0.1 s at a time.
@@ -121,6 +123,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.router.default = StaticFiles(directory=str(files("rowcast.service") / "web"), html=True)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app
+
+
+async def _until_live(service: Service) -> None:
+    while not service.hub.is_live:  # noqa: ASYNC110 - it is waited for once, for a moment
+        await asyncio.sleep(0.01)
 
 
 def _service(settings: Settings) -> Service:

@@ -13,14 +13,16 @@ __all__ = ["StreamProtocol"]
 
 _STREAM = b"\r\ncontent-type: text/event-stream"
 _BODY = b"\r\ntransfer-encoding: chunked"  # not in the answer to HEAD, which nothing follows
+_BEFORE_GRACE_ENDS_SECONDS = 0.5
 
 
 class _HeadWithBody:
     """A transport that keeps the head of a stream back until something follows it."""
 
-    __slots__ = ("_head", "_transport", "write")
+    __slots__ = ("_head", "_transport", "has_streamed", "write")
 
     def __init__(self, transport: asyncio.Transport) -> None:
+        self.has_streamed = False
         self._head = b""
         self._transport = transport
         self.write = self._write_head
@@ -32,6 +34,7 @@ class _HeadWithBody:
             self._transport.write(head + data)
         elif data.startswith(b"HTTP/1.1 200") and _STREAM in data and _BODY in data:
             self._head = data
+            self.has_streamed = True
         else:
             self._transport.write(data)
 
@@ -50,3 +53,13 @@ class StreamProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to serve a connection."""
         super().connection_made(_HeadWithBody(transport))
+
+    def shutdown(self) -> None:
+        """Let what is under way come to its end; a stream, not for as long as its peer takes nothing of it.
+
+        It cannot even be told goodbye. It is cut shortly before uvicorn would cancel its task, as an error in the log.
+        """
+        super().shutdown()
+        grace_seconds = self.config.timeout_graceful_shutdown
+        if grace_seconds is not None and self.transport.has_streamed:
+            self.loop.call_later(grace_seconds - _BEFORE_GRACE_ENDS_SECONDS, self.transport.abort)

@@ -7,7 +7,8 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import ceil
 from types import FrameType
 from typing import Any
 
@@ -46,6 +47,33 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+class Supervisor(Multiprocess):
+    """Worker processes that, once they are told to stop, leave nobody waiting at the door.
+
+    Every process has the listening socket, and connections are made as long as one of them keeps it open. uvicorn's own
+    keeps it until the last worker has left: whoever came meanwhile would wait for that, only to be cut. And it looks
+    for signals twice a second only, which is half of the second that a drain may take longer than its window.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._pass_on)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.signal_queue.append(number)
+        for process in self.processes:
+            if process.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGTERM)
+
+    def terminate_all(self) -> None:
+        """Close the door, and have the workers end."""
+        for listening in self.sockets:
+            listening.close()
+        super().terminate_all()
+
+
 def serve_forever(settings: Settings, *, workers: int = 1) -> None:
     """Run the server until it is told to stop. Raises `ConfigurationError` when the port is taken."""
     if workers > 1 and settings.signing_key_file is None:
@@ -60,7 +88,7 @@ def serve_forever(settings: Settings, *, workers: int = 1) -> None:
     # Each process reads the environment anew, so what was chosen on the command line has to be there.
     os.environ |= {"ROWCAST_HOST": settings.host, "ROWCAST_PORT": str(settings.port)}
     config = uvicorn.Config("rowcast.service.main:app", workers=workers, **server_options(settings))
-    Multiprocess(config, sockets=[listening]).run()
+    Supervisor(config, sockets=[listening]).run()
 
 
 def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
@@ -77,7 +105,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "proxy_headers": True,
         "forwarded_allow_ips": settings.forwarded_allow_ips,
         "server_header": False,
-        "timeout_graceful_shutdown": max(1, round(settings.drain_seconds) + 1),
+        "timeout_graceful_shutdown": ceil(settings.drain_seconds) + 1,
     }
 
 
