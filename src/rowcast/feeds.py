@@ -185,13 +185,16 @@ class Feeds:
         while True:
             await self._something_woken.wait()
             self._something_woken.clear()
-            woken, self._woken = self._woken, []
-            for start in range(0, len(woken), WAKE_SLICE):
-                for subscription in woken[start : start + WAKE_SLICE]:
-                    subscription.is_woken = False
-                    self.wakes += 1
-                    try:
-                        subscription.wake()
-                    except Exception:
-                        logger.exception("a reader failed when it was woken")
-                await asyncio.sleep(0)
+            await self._wake_those_woken()  # on its own, so that nothing here keeps readers that have left
+
+    async def _wake_those_woken(self) -> None:
+        woken, self._woken = self._woken, []
+        for start in range(0, len(woken), WAKE_SLICE):
+            for subscription in woken[start : start + WAKE_SLICE]:
+                subscription.is_woken = False
+                self.wakes += 1
+                try:
+                    subscription.wake()
+                except Exception:
+                    logger.exception("a reader failed when it was woken")
+            await asyncio.sleep(0)

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,9 @@ import rowcast.subscription
 from rowcast import Hub, Watch
 from rowcast.http import Principal, StreamSettings
 from rowcast.http.stream import Stream
+from rowcast.http.writer import Writer
 from rowcast.hub import Joined, Read
+from rowcast.subscription import Subscription
 from rowcast.testing import MemorySource, MemoryTable
 
 pytestmark = pytest.mark.anyio
@@ -233,6 +235,24 @@ async def test_a_stream_keeps_nothing_of_what_it_read_first() -> None:
             await until(lambda: ("synced", True) in peer.events)
             gc.collect()
             assert not [found for found in gc.get_objects() if isinstance(found, Joined | Read)]
+
+
+async def test_a_thousand_streams_that_come_and_go_leave_nothing_behind() -> None:
+    async with running() as setup:
+        tasks = asyncio.all_tasks()
+        for _ in range(20):
+            peers = [Peer() for _ in range(50)]
+            async with AsyncExitStack() as stack:
+                for number, peer in enumerate(peers):
+                    peer.is_open.set()
+                    await stack.enter_async_context(setup.stream(peer))
+                    setup.change("a", str(number))
+            assert all(peer.events[-1] == ("report_update", True) for peer in peers[:-1])
+        await turns()
+        assert asyncio.all_tasks() <= tasks
+        assert setup.hub.statistics()["readers"] == setup.hub.statistics()["sessions"] == 0
+        gc.collect()
+        assert not [found for found in gc.get_objects() if isinstance(found, Stream | Subscription | Writer)]
 
 
 @pytest.mark.parametrize("told", ["drain", "switch_streams"])
