@@ -69,9 +69,9 @@ class Knowledge:
                 store.enter_epoch(_text(data["epoch"]))
             elif event.name == "snapshot":
                 store.enter_epoch(_text(data["epoch"]))
-                self._tell(store.keep_snapshot(data))
+                self._tell_anew(store.keep_snapshot(data))
             elif event.name in (watch.update_event, watch.removed_event):
-                self._tell(store.keep_live(data, removed=event.name == watch.removed_event))
+                self._tell_anew(store.keep_live(data, removed=event.name == watch.removed_event))
         except _NOT_UNDERSTOOD:
             self.skip()
             return False
@@ -106,7 +106,8 @@ class Knowledge:
             self.skip()
             self.start_over()
             raise ProtocolError(f"the answer was not understood: {error}") from error
-        self.etag, self.cursor = etag, cursor
+        # The stream beside it may have told more since this was asked for.
+        self.etag, self.cursor = "" if beside_stream else etag, cursor
         self.is_sound, self._in_a_row = True, 0
         self._tell(changes)
         return bool(changes), interval_seconds
@@ -136,6 +137,11 @@ class Knowledge:
             self._news += map(self._by_server_clock, changes)
             self._stirred.set()
             self._told.clear()
+
+    def _tell_anew(self, changes: list[Change]) -> None:
+        # What a poll saw before could come again, as when a row came and went; then "unchanged" would not be true.
+        self.etag = ""
+        self._tell(changes)
 
     def _by_server_clock(self, change: Change) -> Change:
         if change.lag_seconds is None:
