@@ -33,5 +33,10 @@ def test_a_tick_that_takes_long_is_followed_by_a_pause_three_times_as_long() -> 
     assert (quick.least_seconds, quick.most_seconds) == (pytest.approx(0.003), 0.005)
 
 
+def test_a_tick_that_was_held_up_is_not_made_up_for() -> None:
+    pause = Pace(slowest_seconds=1).next_pause(found=True, took_seconds=4.1)
+    assert (pause.least_seconds, pause.most_seconds) == (1, 1)
+
+
 def test_the_cap_holds_for_the_shortest_pause_too() -> None:
     assert pauses(Pace(quickest_seconds=0.005, slowest_seconds=0.002), True, False) == [0.002, 0.002]
