@@ -41,19 +41,18 @@ function openSession(id) {
       load: (state, signal) => api.request(id, state.sequence_number, { signal }),
       actions: { rate, retry, remove: removeRequest },
       clockOffset: () => here.live?.clockOffsetMs,
-      onLoaded: stillHere((details) => here.live.take(details)),
     });
+    open = here;
     here.live = new LiveSession({
-      api, sessionId: id, config, preference: byId("transport").value,
+      api, sessionId: id, preference: byId("transport").value, measures: config.track_metrics !== false,
       report: {
         changed: stillHere(showSoon),
         status: stillHere(showStatus),
         applied: stillHere(tellUpdate),
+        lag: stillHere((ms) => showLag(ms, "update", "Time from the change in the database to this page, for the last update")),
         gone: stillHere(sessionGone),
       },
     });
-    open = here;
-    here.live.start();
   } else {
     showStatus({ state: "live", transport: "none", idle: true });
   }
@@ -79,7 +78,7 @@ function showSoon() {
 function showNow() {
   clearTimeout(showing);
   showing = 0;
-  const states = open ? [...open.live.store.states.values()].sort((a, b) => b.sequence_number - a.sequence_number) : [];
+  const states = open ? [...open.live.requests].reverse() : [];
   open?.list.show(states);
   const underWay = states.filter((state) => !state.terminal).length;
   setText(byId("request-count"), states.length ? `${states.length} in this session${underWay ? `, ${underWay} under way` : ""}` : "");
@@ -111,12 +110,11 @@ function sessionGone() {
   goTo(sessions[0]?.session_id ?? null, { replace: true });
 }
 
-function tellUpdate(state, { lagMs }) {
+function tellUpdate(state) {
   const since = askedAt.get(state.request_id);
-  if (lagMs !== null) showLag(lagMs, "update", "Time from the change in the database to this page, for the last update");
-  else if (since !== undefined && state.terminal) showLag(performance.now() - since, "answer", "Time from pressing Ask to the answer on this page");
-  if (!state.terminal) return;
-  if (since !== undefined) {
+  if (since !== undefined && state.terminal) {
+    // A stream's own lag is told apart; a poll knows only when the answer came.
+    if (byId("connection-state").dataset.transport !== "stream") showLag(performance.now() - since, "answer", "Time from pressing Ask to the answer on this page");
     askedAt.delete(state.request_id);
     const title = open.list.titleOf(state.request_id) || `Request ${state.sequence_number}`;
     announce(`${title}: ${statusWord(state.status)}`);
@@ -137,19 +135,19 @@ const STATE_WORDS = {
   live: () => "Live",
   "catching-up": ({ everSynced }) => (everSynced ? "Catching up" : "Connecting…"),
   reconnecting: () => "Reconnecting…",
-  polling: ({ longPoll, pollMs }) => (longPoll ? "Polling" : pollMs <= 1_500 ? "Polling every second" : `Polling every ${Math.round(pollMs / 1_000)} seconds`),
+  polling: () => "Polling",
   offline: () => "Offline",
 };
 
 const NOTES = {
-  reconnecting: ({ databaseAway, nextTrySeconds }) => (databaseAway
+  reconnecting: () => "The connection was lost. Trying again; whatever happens meanwhile is fetched afterwards.",
+  "catching-up": ({ reason }) => (reason === "degraded"
     ? "The service has lost touch with its database. Updates go on by themselves when it is back."
-    : `The connection was lost. Trying again ${nextTrySeconds > 0 ? `in ${nextTrySeconds} s` : "now"}; whatever happens meanwhile is fetched afterwards.`),
+    : ""),
   offline: () => "Your device has no network. Updates go on by themselves when it is back.",
-  polling: ({ fallback }) => ({
-    blocked: "Something between this page and the service blocks the stream, so the page asks for news instead.",
-    asked: "The service asked this page to poll for now.",
-  })[fallback] ?? "The stream is interrupted. Meanwhile the page asks for news.",
+  polling: ({ reason }) => (["switched_off", "sent_to_poll", "busy"].includes(reason)
+    ? "The service asked this page to poll for now."
+    : "Something between this page and the service blocks the stream, so the page asks for news instead."),
 };
 
 let noteTimer = 0;
@@ -163,11 +161,11 @@ function showStatus(status) {
   place.dataset.transport = status.transport;
   setText(byId("connection-words"), words);
 
-  const chosenPolling = status.state === "polling" && (byId("transport").value === "poll" || (!status.fallback && config.transport === "poll"));
+  const chosenPolling = status.state === "polling" && !status.reason;
   const note = chosenPolling ? "" : NOTES[status.state]?.(status) ?? "";
   const box = byId("connection-note");
   box.dataset.state = status.state;
-  byId("reconnect").hidden = status.state === "polling" && Boolean(status.fallback);
+  byId("reconnect").hidden = status.state === "polling";
   setText(byId("connection-note-words"), note);
   // A gap of a moment is no news: the chip shows it, the page does not jump.
   if (note && box.hidden) noteTimer ||= setTimeout(() => { box.hidden = false; }, NOTE_AFTER_MS);
@@ -227,9 +225,8 @@ async function ask(text) {
   askedAt.set(asked.request_id, clickedAt);
   here.list.learnText(asked.request_id, text);
   here.list.open(asked.request_id);
-  here.live.take(asked);
-  const known = here.live.store.states.get(asked.request_id);
-  if (known?.terminal) tellUpdate(known, { lagMs: null });
+  const known = here.live.get(asked.request_id);
+  if (known?.terminal) tellUpdate(known);
   here.live.nudge();
   showNow();
 }
@@ -244,7 +241,7 @@ const retry = (state) => once(`change ${state.request_id}`, async () => {
   const here = open;
   askedAt.set(state.request_id, performance.now());
   here.list.open(state.request_id);
-  here.live.take(await api.changeRequest(state.request_id, { retry: true }));
+  await api.changeRequest(state.request_id, { retry: true });
   here.live.nudge();
 });
 
@@ -253,7 +250,7 @@ const removeRequest = (state, title) => once(`change ${state.request_id}`, async
   const words = state.terminal ? "Its answer is deleted with it." : "It is still under way; its answer will not come.";
   if (!(await confirm(`Delete “${title}”?`, words))) return;
   await api.deleteRequest(state.request_id);
-  here.live.forget(state.request_id);
+  here.live.nudge();
 });
 
 async function addSession() {

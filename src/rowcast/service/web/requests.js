@@ -26,17 +26,16 @@ export class RequestList {
   #limit = CARDS_AT_FIRST;
   #states = [];
   #opened = new Map();
-  #tellTitle; #load; #actions; #clockOffset; #onLoaded;
+  #tellTitle; #load; #actions; #clockOffset;
   #sights = new IntersectionObserver((entries) => this.#saw(entries), { rootMargin: "200px" });
   #inSight = new Set();
   #abort = new AbortController();
 
-  constructor({ titleOf, load, actions, clockOffset, onLoaded }) {
+  constructor({ titleOf, load, actions, clockOffset }) {
     this.#tellTitle = titleOf;
     this.#load = load;
     this.#actions = actions;
     this.#clockOffset = clockOffset;
-    this.#onLoaded = onLoaded;
     this.#list.replaceChildren();
     this.#more.onclick = () => { this.#limit += CARDS_AT_FIRST; this.show(this.#states); };
     const ticking = setInterval(() => this.#tick(), 1_000);
@@ -182,7 +181,6 @@ export class RequestList {
       if (signal.aborted) return;
       this.#texts.set(requestId, details.request);
       if (this.#cards.has(requestId)) this.#details.set(requestId, details);
-      this.#onLoaded(details);
     } catch (error) {
       if (signal.aborted) return;
       this.#failed.add(requestId);
