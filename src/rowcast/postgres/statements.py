@@ -1,6 +1,7 @@
 """Named statements from the package's `.sql` files, filled in for a watch."""
 
 import re
+from collections import ChainMap
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -14,12 +15,15 @@ _PLACEHOLDER = re.compile(r"<<(\w+)>>")
 
 
 def load(path: str, values: dict[str, str] | None = None) -> dict[str, str]:
-    """Return the statements of a file below `postgres/sql` by name, in order, `<<placeholders>>` filled in."""
-    filled = values or {}
-    return {
-        name: _PLACEHOLDER.sub(lambda match: filled[match[1]], statement)
-        for name, statement in named_statements("rowcast.postgres", f"sql/{path}").items()
-    }
+    """Return the statements of a file below `postgres/sql` by name, in order, `<<placeholders>>` filled in.
+
+    A placeholder that is none of `values` names an earlier statement of the file.
+    """
+    loaded: dict[str, str] = {}
+    filled = ChainMap(values or {}, loaded)
+    for name, statement in named_statements("rowcast.postgres", f"sql/{path}").items():
+        loaded[name] = _PLACEHOLDER.sub(lambda match: filled[match[1]], statement)
+    return loaded
 
 
 @cache
