@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import socket
+import statistics
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from crowd import Crowd, Gather
@@ -129,6 +131,29 @@ async def update_all(crowd: Crowd, session: str, times: int) -> None:
     )
 
 
+async def median_delay(crowd: Crowd, session: str, times: int = 100) -> float:
+    """How long it takes, in seconds, from a change of one row until every stream has been told."""
+    (request, *_) = (await crowd.truth())[session]
+    connection = await asyncpg.connect(crowd.dsn)
+    delays = []
+    try:
+        for _ in range(times):
+            wanted = [client.counts["request_update"] + 1 for client in crowd.streams]
+            began = time.monotonic()
+            await connection.execute(
+                "UPDATE request SET response = md5(random()::text) WHERE request_id = $1::text::uuid", request
+            )
+            async with asyncio.timeout(20):
+                while any(
+                    client.counts["request_update"] < count for client, count in zip(crowd.streams, wanted, strict=True)
+                ):
+                    await asyncio.sleep(0)
+            delays.append(time.monotonic() - began)
+    finally:
+        await connection.close()
+    return statistics.median(delays)
+
+
 @pytest.mark.fault(10)
 @pytest.mark.timeout(1800)
 async def test_a_reader_who_does_not_read_costs_no_memory(start_server: Callable[..., Any], gather: Gather) -> None:
@@ -142,6 +167,7 @@ async def test_a_reader_who_does_not_read_costs_no_memory(start_server: Callable
         ROWS,
     )
     await crowd.join(streams=2, polls=0)
+    alone = await median_delay(crowd, session)
     sleeper = Sleeper(server.url, crowd.token, session)
     sleeper.fall_asleep()
     await crowd.until(lambda: process.metric("rowcast_streams") == 3, "the sleeper is connected")
@@ -164,7 +190,10 @@ async def test_a_reader_who_does_not_read_costs_no_memory(start_server: Callable
         f"\n{UPDATES} updates in {took:.0f} s: {growth / MIB:+.2f} MiB, at most {peak / MIB:+.2f} MiB"
         f" over {seen[0] / MIB:.1f} MiB"
     )
+    beside = await median_delay(crowd, session)
+    print(f"told after {1000 * beside:.2f} ms beside the sleeper, {1000 * alone:.2f} ms without: {beside / alone:.2f}")
     assert process.metric("rowcast_streams") == 3
+    assert beside < 10 * alone, "who reads is told as soon as ever"
     assert growth < 5 * MIB
     assert peak < 20 * MIB
 
